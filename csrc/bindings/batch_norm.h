@@ -1,0 +1,116 @@
+// Front functions of the batch-norm ops: check, allocate, fill the struct, run on Device.
+#pragma once
+
+#include <tuple>
+
+#include "bindings/checks.h"
+#include "kernels/batch_norm.h"
+
+namespace mobilenet_ext {
+
+template <typename Device>
+std::tuple<Tensor, Tensor> batch_norm_statistics(const Tensor& input) {
+  const char* op = "batch_norm_statistics";
+  check_map(op, "input", input);
+  const MapSize size = size_of(input);
+  const Tensor x = to_nhwc(input);
+  const Tensor mean = empty_vector(input, accumulator_type(input), size.c);
+  const Tensor var = empty_vector(input, accumulator_type(input), size.c);
+  BatchNormStatisticsArgs args = {};
+  args.pixels = size.n * size.h * size.w;
+  args.channels = size.c;
+  args.dtype = dtype_of(input);
+  args.input = x.const_data_ptr();
+  args.mean = mean.mutable_data_ptr();
+  args.var = var.mutable_data_ptr();
+  Device::run(args, input);
+  return {mean, var};
+}
+
+template <typename Device>
+Tensor scale_shift_act(const Tensor& input, const Tensor& scale, const Tensor& shift,
+                       int64_t activation) {
+  const char* op = "scale_shift_act";
+  check_map(op, "input", input);
+  const Tensor vectors[] = {check_vector(op, "scale", scale, input),
+                            check_vector(op, "shift", shift, input)};
+  const MapSize size = size_of(input);
+  const Tensor x = to_nhwc(input);
+  const Tensor output = empty_nhwc(input, size);
+  ScaleShiftActArgs args = {};
+  args.pixels = size.n * size.h * size.w;
+  args.channels = size.c;
+  args.dtype = dtype_of(input);
+  args.input = x.const_data_ptr();
+  args.map = {vectors[0].const_data_ptr(), vectors[1].const_data_ptr(),
+              check_activation(op, "activation", activation, true)};
+  args.output = output.mutable_data_ptr();
+  Device::run(args, input);
+  return to_format(output, memory_format_of(input));
+}
+
+template <typename Device>
+std::tuple<Tensor, Tensor> scale_shift_act_backward_reduce(const Tensor& grad_output,
+                                                           const Tensor& input, const Tensor& scale,
+                                                           const Tensor& shift, int64_t activation,
+                                                           const Tensor& mean) {
+  const char* op = "scale_shift_act_backward_reduce";
+  check_map(op, "input", input);
+  const MapSize size = size_of(input);
+  check_map_like(op, "grad_output", grad_output, size, input);
+  const Tensor vectors[] = {check_vector(op, "scale", scale, input),
+                            check_vector(op, "shift", shift, input),
+                            check_vector(op, "mean", mean, input)};
+  const Tensor grad = to_nhwc(grad_output);
+  const Tensor x = to_nhwc(input);
+  const Tensor grad_sum = empty_vector(input, accumulator_type(input), size.c);
+  const Tensor grad_dot = empty_vector(input, accumulator_type(input), size.c);
+  ScaleShiftActBackwardReduceArgs args = {};
+  args.pixels = size.n * size.h * size.w;
+  args.channels = size.c;
+  args.dtype = dtype_of(input);
+  args.grad_output = grad.const_data_ptr();
+  args.input = x.const_data_ptr();
+  args.map = {vectors[0].const_data_ptr(), vectors[1].const_data_ptr(),
+              check_activation(op, "activation", activation, true)};
+  args.mean = vectors[2].const_data_ptr();
+  args.grad_sum = grad_sum.mutable_data_ptr();
+  args.grad_dot = grad_dot.mutable_data_ptr();
+  Device::run(args, input);
+  return {grad_sum, grad_dot};
+}
+
+template <typename Device>
+Tensor scale_shift_act_backward(const Tensor& grad_output, const Tensor& input,
+                                const OptionalTensor& scale, const OptionalTensor& shift,
+                                int64_t activation, const Tensor& grad_scale,
+                                const OptionalTensor& raw_scale, const OptionalTensor& raw_shift) {
+  const char* op = "scale_shift_act_backward";
+  check_map(op, "input", input);
+  const MapSize size = size_of(input);
+  check_map_like(op, "grad_output", grad_output, size, input);
+  check_together(op, "scale and shift", !!scale, !!shift);
+  check_together(op, "raw_scale and raw_shift", !!raw_scale, !!raw_shift);
+  const OptionalTensor vectors[] = {
+      check_vector(op, "scale", scale, input), check_vector(op, "shift", shift, input),
+      OptionalTensor(check_vector(op, "grad_scale", grad_scale, input)),
+      check_vector(op, "raw_scale", raw_scale, input),
+      check_vector(op, "raw_shift", raw_shift, input)};
+  const Tensor grad = to_nhwc(grad_output);
+  const Tensor x = to_nhwc(input);
+  const Tensor grad_input = empty_nhwc(input, size);
+  ScaleShiftActBackwardArgs args = {};
+  args.pixels = size.n * size.h * size.w;
+  args.channels = size.c;
+  args.dtype = dtype_of(input);
+  args.grad_output = grad.const_data_ptr();
+  args.input = x.const_data_ptr();
+  args.map = {data_of(vectors[0]), data_of(vectors[1]),
+              check_activation(op, "activation", activation, !!scale)};
+  args.gradient_map = {data_of(vectors[2]), data_of(vectors[3]), data_of(vectors[4])};
+  args.grad_input = grad_input.mutable_data_ptr();
+  Device::run(args, input);
+  return to_format(grad_input, memory_format_of(input));
+}
+
+}  // namespace mobilenet_ext

@@ -1,0 +1,147 @@
+// The wording of every argument error.
+#include "bindings/checks.h"
+
+namespace mobilenet_ext {
+
+namespace {
+
+// Keeps every product of sizes that the kernels form far from overflow.
+constexpr int64_t kMaxOption = int64_t{1} << 24;
+
+void check_option(const char* op, const char* name, int64_t value, int64_t least) {
+  if (value < least || value > kMaxOption) {
+    fail(op, name, " must be in [", least, ", ", kMaxOption, "], got ", value);
+  }
+}
+
+}  // namespace
+
+std::string shape_text(const Tensor& t) {
+  std::ostringstream text;
+  text << "[";
+  for (int64_t d = 0; d < t.dim(); ++d) text << (d ? ", " : "") << t.size(d);
+  text << "]";
+  return text.str();
+}
+
+std::string dtype_text(ScalarType dtype) {
+  std::string text = torch::headeronly::toString(dtype);
+  if (text == "Float") return "float32";
+  if (text == "Double") return "float64";
+  if (text == "Half") return "float16";
+  if (text == "BFloat16") return "bfloat16";
+  return text;
+}
+
+std::string device_text(const Tensor& t) {
+  if (t.is_cpu()) return "cpu";
+  std::ostringstream text;
+  text << (t.is_cuda() ? "cuda:" : "device ") << t.get_device_index();
+  return text.str();
+}
+
+void check_map(const char* op, const char* name, const Tensor& t) {
+  if (t.dim() != 4) fail(op, name, " must be [N, C, H, W], got ", shape_text(t));
+  if (t.size(1) < 1 || t.size(2) < 1 || t.size(3) < 1) {
+    fail(op, name, " must be [N, C, H, W] with C, H, W >= 1, got ", shape_text(t));
+  }
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+    case ScalarType::Double:
+    case ScalarType::BFloat16:
+    case ScalarType::Half: return;
+    default:
+      fail(op, name, " must be float32, float64, bfloat16 or float16, got ",
+           dtype_text(t.scalar_type()));
+  }
+}
+
+void check_same_kind(const char* op, const char* name, const Tensor& t, const Tensor& input) {
+  if (device_text(t) != device_text(input)) {
+    fail(op, name, " must be on ", device_text(input), " like the input, got ", device_text(t));
+  }
+  if (t.scalar_type() != input.scalar_type()) {
+    fail(op, name, " must be ", dtype_text(input.scalar_type()), " like the input, got ",
+         dtype_text(t.scalar_type()));
+  }
+}
+
+void check_map_like(const char* op, const char* name, const Tensor& t, const MapSize& shape,
+                    const Tensor& input) {
+  check_same_kind(op, name, t, input);
+  const bool fits = t.dim() == 4 && t.size(0) == shape.n && t.size(1) == shape.c &&
+                    t.size(2) == shape.h && t.size(3) == shape.w;
+  if (!fits) {
+    fail(op, name, " must be [N, C, H, W] = [", shape.n, ", ", shape.c, ", ", shape.h, ", ",
+         shape.w, "], got ", shape_text(t));
+  }
+}
+
+Tensor check_vector(const char* op, const char* name, const Tensor& t, const Tensor& input) {
+  if (t.dim() != 1 || t.size(0) != input.size(1)) {
+    fail(op, name, " must be [C] = [", input.size(1), "], got ", shape_text(t));
+  }
+  if (t.scalar_type() != accumulator_type(input)) {
+    fail(op, name, " must be ", dtype_text(accumulator_type(input)), " for a ",
+         dtype_text(input.scalar_type()), " input, got ", dtype_text(t.scalar_type()));
+  }
+  if (device_text(t) != device_text(input)) {
+    fail(op, name, " must be on ", device_text(input), " like the input, got ", device_text(t));
+  }
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+OptionalTensor check_vector(const char* op, const char* name, const OptionalTensor& t,
+                            const Tensor& input) {
+  return t ? OptionalTensor(check_vector(op, name, *t, input)) : std::nullopt;
+}
+
+void check_together(const char* op, const char* names, bool first, bool second) {
+  if (first != second) {
+    fail(op, names, " must be given together, got only the ", first ? "first" : "second");
+  }
+}
+
+Activation check_activation(const char* op, const char* name, int64_t code, bool has_map) {
+  if (code < 0 || code > 2) fail(op, name, " must be 0 (none), 1 (relu) or 2 (relu6), got ", code);
+  if (code != 0 && !has_map) {
+    fail(op, name, " must be 0 (none) without a scale and a shift, got ", code);
+  }
+  return static_cast<Activation>(code);
+}
+
+ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
+                     const ConvOptions& options) {
+  check_map(op, "input", input);
+  check_same_kind(op, "weight", weight, input);
+  const int64_t channels = input.size(1);
+  const int64_t kernel = weight.dim() == 4 ? weight.size(3) : 3;
+  const bool fits = weight.dim() == 4 && weight.size(0) == channels && weight.size(1) == 1 &&
+                    weight.size(2) == kernel && kernel >= 1;
+  if (!fits) {
+    fail(op, "weight must be [C, 1, K, K] = [", channels, ", 1, ", kernel, ", ", kernel,
+         "], got ", shape_text(weight));
+  }
+  check_option(op, "kernel size", kernel, 1);
+  check_option(op, "stride", options.stride, 1);
+  check_option(op, "dilation", options.dilation, 1);
+  check_option(op, "pad_left", options.pad_left, 0);
+  check_option(op, "pad_right", options.pad_right, 0);
+  check_option(op, "pad_top", options.pad_top, 0);
+  check_option(op, "pad_bottom", options.pad_bottom, 0);
+  ConvShape s = {input.size(0),     channels,           input.size(2),    input.size(3),
+                 0,                 0,                  kernel,           options.stride,
+                 options.dilation,  options.pad_left,   options.pad_right, options.pad_top,
+                 options.pad_bottom};
+  const int64_t height = s.in_height + s.pad_top + s.pad_bottom;
+  const int64_t width = s.in_width + s.pad_left + s.pad_right;
+  s.out_height = conv_output_size(height, kernel_extent(s), s.stride);
+  s.out_width = conv_output_size(width, kernel_extent(s), s.stride);
+  if (s.out_height < 1 || s.out_width < 1) {
+    fail(op, "padded input must be at least as large as the dilated kernel, ", kernel_extent(s),
+         " x ", kernel_extent(s), ", got ", height, " x ", width);
+  }
+  return s;
+}
+
+}  // namespace mobilenet_ext

@@ -1,0 +1,41 @@
+// All schemas of the library, and the CPU kernels registered under them. Ops are functional: they
+// mutate nothing. Activations: 0 none, 1 relu, 2 relu6. Results that were not asked for are [0].
+#include "bindings/batch_norm.h"
+#include "bindings/depthwise_conv.h"
+#include "bindings/device_cpu.h"
+
+namespace mobilenet_ext {
+
+STABLE_TORCH_LIBRARY(mobilenet_ext, m) {
+  m.def(
+      "depthwise_conv(Tensor input, Tensor weight, Tensor? input_scale, Tensor? input_shift, "
+      "int input_activation, Tensor? output_scale, Tensor? output_shift, int output_activation, "
+      "bool statistics, int stride, int pad_left, int pad_right, int pad_top, int pad_bottom, "
+      "int dilation) -> (Tensor output, Tensor mean, Tensor var)");
+  m.def(
+      "depthwise_conv_backward(Tensor grad_output, Tensor? output, Tensor? output_scale, "
+      "Tensor? output_shift, int output_activation, Tensor? grad_scale, Tensor? raw_scale, "
+      "Tensor? raw_shift, Tensor input, Tensor weight, Tensor? input_scale, Tensor? input_shift, "
+      "Tensor? input_mean, int input_activation, int stride, int pad_left, int pad_right, "
+      "int pad_top, int pad_bottom, int dilation, bool need_grad_input, bool need_grad_weight) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_sum, Tensor grad_dot)");
+  m.def("batch_norm_statistics(Tensor input) -> (Tensor mean, Tensor var)");
+  m.def("scale_shift_act(Tensor input, Tensor scale, Tensor shift, int activation) -> Tensor");
+  m.def(
+      "scale_shift_act_backward_reduce(Tensor grad_output, Tensor input, Tensor scale, "
+      "Tensor shift, int activation, Tensor mean) -> (Tensor grad_sum, Tensor grad_dot)");
+  m.def(
+      "scale_shift_act_backward(Tensor grad_output, Tensor input, Tensor? scale, Tensor? shift, "
+      "int activation, Tensor grad_scale, Tensor? raw_scale, Tensor? raw_shift) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(mobilenet_ext, CPU, m) {
+  m.impl("depthwise_conv", TORCH_BOX(&depthwise_conv<Cpu>));
+  m.impl("depthwise_conv_backward", TORCH_BOX(&depthwise_conv_backward<Cpu>));
+  m.impl("batch_norm_statistics", TORCH_BOX(&batch_norm_statistics<Cpu>));
+  m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Cpu>));
+  m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Cpu>));
+  m.impl("scale_shift_act_backward", TORCH_BOX(&scale_shift_act_backward<Cpu>));
+}
+
+}  // namespace mobilenet_ext

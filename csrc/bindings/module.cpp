@@ -1,0 +1,58 @@
+// The Python module `_C`: importing it registers the ops; it tells how it was built and which
+// instruction set is in use.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/headeronly/version.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/kernels.h"
+
+namespace {
+
+std::map<std::string, std::string> build_info() {
+  return {
+      {"torch", TORCH_VERSION},
+#if defined(__clang__)
+      {"compiler", "clang " __clang_version__},
+#else
+      {"compiler", "gcc " __VERSION__},
+#endif
+#if defined(__x86_64__)
+      {"architecture", "x86_64"},
+#elif defined(__aarch64__)
+      {"architecture", "aarch64"},
+#else
+      {"architecture", "other"},
+#endif
+  };
+}
+
+std::vector<std::string> available_isas() {
+  int count = 0;
+  const auto* tables = mobilenet_ext::cpu::available_kernels(&count);
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i) names.emplace_back(tables[i]->name);
+  return names;
+}
+
+void set_isa(const std::string& name) {
+  if (mobilenet_ext::cpu::select_kernels(name.c_str())) return;
+  std::string message = "set_isa: name must be one of";
+  for (const std::string& isa : available_isas()) message += " " + isa;
+  throw pybind11::value_error(message + ", got " + name);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled kernels of mobilenet_ext; importing this module registers its ops.";
+  m.def("build_info", &build_info, "How this library was built.");
+  m.def("available_isas", &available_isas, "Instruction sets this CPU can run, best last.");
+  m.def(
+      "isa", [] { return std::string(mobilenet_ext::cpu::kernels().name); },
+      "The instruction set in use.");
+  m.def("set_isa", &set_isa, pybind11::arg("name"), "Makes another instruction set the one in use.");
+}

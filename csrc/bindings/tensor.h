@@ -1,0 +1,98 @@
+// The little that the bindings need of tensors, on torch's stable ABI: memory formats, allocation,
+// element types. Kernels see dense NHWC memory only; here is where other layouts are copied.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+
+#include "kernels/types.h"
+
+namespace mobilenet_ext {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+struct MapSize {
+  int64_t n, c, h, w;
+  int64_t numel() const { return n * c * h * w; }
+};
+
+inline MapSize size_of(const Tensor& t) { return {t.size(0), t.size(1), t.size(2), t.size(3)}; }
+
+inline DType dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Double: return DType::kFloat64;
+    case ScalarType::BFloat16: return DType::kBFloat16;
+    case ScalarType::Half: return DType::kFloat16;
+    default: return DType::kFloat32;
+  }
+}
+
+// The dtype of per-channel vectors and statistics that go with storage dtype `t`.
+inline ScalarType accumulator_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// torch's suggest_memory_format: what an output computed from `t` should look like.
+inline MemoryFormat memory_format_of(const Tensor& t) {
+  int64_t least = 0;
+  if (t.stride(1) == 0) return MemoryFormat::Contiguous;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) == 0 || t.stride(d) < least) return MemoryFormat::Contiguous;
+    if (d == 0 && least == t.stride(1)) return MemoryFormat::Contiguous;
+    least = t.size(d) > 1 ? t.stride(d) * t.size(d) : t.stride(d);
+  }
+  return MemoryFormat::ChannelsLast;
+}
+
+inline bool is_dense_nhwc(const Tensor& t) {
+  int64_t expected = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+// `t` in dense NHWC memory: itself, or a copy.
+inline Tensor to_nhwc(const Tensor& t) {
+  return is_dense_nhwc(t) ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
+}
+
+inline Tensor to_format(const Tensor& t, MemoryFormat format) {
+  return format == MemoryFormat::ChannelsLast ? t : torch::stable::contiguous(t, format);
+}
+
+inline Tensor empty_strided(const Tensor& like, ScalarType dtype, int64_t dims,
+                            const int64_t* sizes, const int64_t* strides) {
+  int32_t device_type = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  const int32_t code =
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      dims, sizes, strides, code, device_type, like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+inline Tensor empty_nhwc(const Tensor& like, const MapSize& s) {
+  const int64_t sizes[] = {s.n, s.c, s.h, s.w};
+  const int64_t strides[] = {s.h * s.w * s.c, 1, s.w * s.c, s.c};
+  return empty_strided(like, like.scalar_type(), 4, sizes, strides);
+}
+
+inline Tensor empty_vector(const Tensor& like, ScalarType dtype, int64_t size) {
+  const int64_t stride = 1;
+  return empty_strided(like, dtype, 1, &size, &stride);
+}
+
+inline const void* data_of(const OptionalTensor& t) {
+  return t ? t->const_data_ptr() : nullptr;
+}
+
+}  // namespace mobilenet_ext

@@ -1,0 +1,222 @@
+// BatchNorm's passes over a [pixels, C] matrix: statistics, normalise with activation, the two sums
+// of the backward, and the backward itself. Each reads every tensor once; an item owns a run of
+// pixels and all channels.
+#pragma once
+
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/reduce.inl.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// [pixels, C] from the first pixel of item `index` on.
+template <typename T, typename Args>
+inline Row<T> item_row(const Args& args, T* tensor, int64_t index) {
+  const PixelPartition p = partition_pixels(args.pixels, args.channels);
+  const Range pixels = chunk(index, p.pixels, args.pixels);
+  return {tensor + pixels.begin * args.channels, pixels.size(), args.channels};
+}
+
+template <typename Args>
+inline int64_t pixel_items(const Args& args) {
+  return partition_pixels(args.pixels, args.channels).items;
+}
+
+template <typename Args>
+inline int64_t channel_merges(const Args& args) {
+  return merge_items(args.channels);
+}
+
+template <typename Args>
+inline Range merge_range(const Args& args, int64_t begin, int64_t end) {
+  return {begin * kChannelsPerMerge, min_of(end * kChannelsPerMerge, args.channels)};
+}
+
+template <typename Args>
+inline int64_t no_bytes(const Args&) {
+  return 0;
+}
+
+// Both reductions keep two partial sums per item, [items, C] each.
+template <typename A, typename Args>
+struct PartialPair {
+  A* first;
+  A* second;
+  int64_t bytes;
+
+  explicit PartialPair(const Args& args) {
+    Arena arena(args.workspace);
+    first = arena.take<A>(pixel_items(args) * args.channels);
+    second = arena.take<A>(pixel_items(args) * args.channels);
+    bytes = arena.bytes();
+  }
+};
+
+template <typename Args>
+inline int64_t pair_bytes(const Args& args) {
+  return dispatch_accumulator(
+      args.dtype, [&](auto a) { return PartialPair<decltype(a), Args>(args).bytes; });
+}
+
+// Three accumulators per channel, whole vectors.
+template <typename A>
+struct ChannelScratch {
+  Moments<A> sums;
+  int64_t bytes;
+
+  ChannelScratch(int64_t channels, void* scratch) {
+    Arena arena(scratch);
+    const int64_t size = round_up(channels, kLanes<A>);
+    sums = {arena.take<A>(size), arena.take<A>(size), arena.take<A>(size)};
+    bytes = arena.bytes();
+  }
+};
+
+template <typename Args>
+inline int64_t channel_scratch_bytes(const Args& args) {
+  return dispatch_accumulator(args.dtype, [&](auto a) {
+    return ChannelScratch<decltype(a)>(args.channels, nullptr).bytes;
+  });
+}
+
+inline void statistics_run(const BatchNormStatisticsArgs& args, int64_t begin, int64_t end,
+                           void* scratch) {
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    using A = Accumulator<T>;
+    const Moments<A> moments = ChannelScratch<A>(args.channels, scratch).sums;
+    const PartialPair<A, BatchNormStatisticsArgs> partial(args);
+    for (int64_t i = begin; i < end; ++i) {
+      const Row<const T> row = item_row(args, static_cast<const T*>(args.input), i);
+      start_moments(row.data, args.channels, moments);
+      add_moments(row, args.channels, moments);
+      finish_moments(moments, args.channels, row.pixels, partial.first + i * args.channels,
+                     partial.second + i * args.channels);
+    }
+  });
+}
+
+inline void statistics_merge(const BatchNormStatisticsArgs& args, int64_t begin, int64_t end,
+                             void*) {
+  const PixelPartition p = partition_pixels(args.pixels, args.channels);
+  dispatch_accumulator(args.dtype, [&](auto a) {
+    using A = decltype(a);
+    const PartialPair<A, BatchNormStatisticsArgs> partial(args);
+    merge_moments(
+        PartialMoments<A>{partial.first, partial.second, p.items}, args.channels,
+        merge_range(args, begin, end),
+        [&](int64_t i) { return chunk(i, p.pixels, args.pixels).size(); },
+        static_cast<A*>(args.mean), static_cast<A*>(args.var));
+  });
+}
+
+inline void scale_shift_act_run(const ScaleShiftActArgs& args, int64_t begin, int64_t end, void*) {
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    using A = Accumulator<T>;
+    const ChannelMap<A> params(args.map, 0);
+    dispatch_map(params, [&](auto tag) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Row<const T> from = item_row(args, static_cast<const T*>(args.input), i);
+        const Row<T> to = item_row(args, static_cast<T*>(args.output), i);
+        for_each_tile<A>(from.pixels, args.channels, [&](Range tile, int64_t c, auto lanes) {
+          const typename decltype(tag)::type map(params, c, lanes);
+          for (int64_t p = tile.begin; p < tile.end; ++p) {
+            const int64_t at = p * args.channels + c;
+            store(to.data + at, map(load(from.data + at, lanes)), lanes);
+          }
+        });
+      }
+    });
+  });
+}
+
+inline void reduce_run(const ScaleShiftActBackwardReduceArgs& args, int64_t begin, int64_t end,
+                       void*) {
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    using A = Accumulator<T>;
+    const ChannelMap<A> params(args.map, 0);
+    const PartialPair<A, ScaleShiftActBackwardReduceArgs> partial(args);
+    dispatch_map(params, [&](auto tag) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Row<const T> grad = item_row(args, static_cast<const T*>(args.grad_output), i);
+        const Row<const T> x = item_row(args, static_cast<const T*>(args.input), i);
+        A* sums = partial.first + i * args.channels;
+        A* dots = partial.second + i * args.channels;
+        __builtin_memset(sums, 0, sizeof(A) * args.channels);
+        __builtin_memset(dots, 0, sizeof(A) * args.channels);
+        for_each_tile<A>(x.pixels, args.channels, [&](Range tile, int64_t c, auto lanes) {
+          const typename decltype(tag)::type map(params, c, lanes);
+          const Vec<A> mean = load(static_cast<const A*>(args.mean) + c, lanes);
+          Vec<A> sum = load(sums + c, lanes), dot = load(dots + c, lanes);
+          for (int64_t p = tile.begin; p < tile.end; ++p) {
+            const int64_t at = p * args.channels + c;
+            const Vec<A> value = load(x.data + at, lanes);
+            const Vec<A> dy = map.gradient(load(grad.data + at, lanes), value);
+            sum += dy;
+            dot += dy * (value - mean);
+          }
+          store(sums + c, sum, lanes);
+          store(dots + c, dot, lanes);
+        });
+      }
+    });
+  });
+}
+
+inline void reduce_merge(const ScaleShiftActBackwardReduceArgs& args, int64_t begin, int64_t end,
+                         void*) {
+  const Range channels = merge_range(args, begin, end);
+  dispatch_accumulator(args.dtype, [&](auto a) {
+    using A = decltype(a);
+    const PartialPair<A, ScaleShiftActBackwardReduceArgs> partial(args);
+    const int64_t items = pixel_items(args);
+    for (int64_t c = channels.begin; c < channels.end; ++c) {
+      static_cast<A*>(args.grad_sum)[c] = merge_sum(partial.first + c, items, args.channels);
+      static_cast<A*>(args.grad_dot)[c] = merge_sum(partial.second + c, items, args.channels);
+    }
+  });
+}
+
+inline void backward_map_run(const ScaleShiftActBackwardArgs& args, int64_t begin, int64_t end,
+                             void*) {
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    using A = Accumulator<T>;
+    const ChannelGradient<A> params(args.map, args.gradient_map, 0);
+    dispatch_gradient(params, [&](auto tag) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Row<const T> grad = item_row(args, static_cast<const T*>(args.grad_output), i);
+        const Row<const T> x = item_row(args, static_cast<const T*>(args.input), i);
+        const Row<T> to = item_row(args, static_cast<T*>(args.grad_input), i);
+        for_each_tile<A>(x.pixels, args.channels, [&](Range tile, int64_t c, auto lanes) {
+          const typename decltype(tag)::type raw_gradient(params, c, lanes);
+          for (int64_t p = tile.begin; p < tile.end; ++p) {
+            const int64_t at = p * args.channels + c;
+            store(to.data + at,
+                  raw_gradient(load(grad.data + at, lanes), load(x.data + at, lanes)), lanes);
+          }
+        });
+      }
+    });
+  });
+}
+
+constexpr Op<BatchNormStatisticsArgs> kBatchNormStatistics = {
+    pair_bytes,
+    channel_scratch_bytes,
+    {{pixel_items, statistics_run}, {channel_merges, statistics_merge}, {}},
+};
+
+constexpr Op<ScaleShiftActArgs> kScaleShiftAct = {
+    no_bytes, no_bytes, {{pixel_items, scale_shift_act_run}, {}, {}}};
+
+constexpr Op<ScaleShiftActBackwardReduceArgs> kScaleShiftActBackwardReduce = {
+    pair_bytes, no_bytes, {{pixel_items, reduce_run}, {channel_merges, reduce_merge}, {}}};
+
+constexpr Op<ScaleShiftActBackwardArgs> kScaleShiftActBackward = {
+    no_bytes, no_bytes, {{pixel_items, backward_map_run}, {}, {}}};
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu

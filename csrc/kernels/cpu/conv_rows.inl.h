@@ -1,0 +1,102 @@
+// What the forward and the backward depthwise convolution share: packed weights, and a ring of
+// staged image rows. The ring holds just the rows that a row of outputs needs, zero-padded on all
+// sides, so that the arithmetic never meets a border; rows are staged once and stay in L2.
+#pragma once
+
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/rows.inl.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// Where item `index` works.
+struct ConvItem {
+  Range images, rows, channels;
+  int64_t partial;  // index among the partial results
+};
+
+inline ConvItem conv_item(const ConvShape& s, const ConvPartition& p, int64_t index) {
+  const int64_t partial = index / p.blocks;
+  return {chunk(partial / p.bands, p.images, s.batch),
+          chunk(partial % p.bands, p.rows, s.out_height),
+          chunk(index % p.blocks, p.channels, s.channels), partial};
+}
+
+// The weights as accumulators, [K * K, stride]: a vector of channels for every tap.
+template <typename A>
+struct PackedWeight {
+  A* data;
+  int64_t stride;
+};
+
+template <typename T, typename A, typename Args>
+inline void pack_weight(const Args& args, Range channels, const PackedWeight<A>& to) {
+  const int64_t taps = args.shape.kernel * args.shape.kernel;
+  for (int64_t t = 0; t < taps; ++t) {
+    const T* tap = static_cast<const T*>(args.weight) + t * args.weight_tap_stride;
+    for_each_vector<A>(channels.size(), [&](int64_t c, auto lanes) {
+      const int64_t first = channels.begin + c;
+      T gathered[kLanes<A>] = {};
+      const int64_t count = min_of(kLanes<A>, channels.size() - c);
+      for (int64_t i = 0; i < count; ++i) {
+        gathered[i] = tap[(first + i) * args.weight_channel_stride];
+      }
+      store(to.data + t * to.stride + first, load(gathered, lanes), AllLanes{});
+    });
+  }
+}
+
+// Rows of `pixels` staged pixels of `stride` channels; row r lives in slot r % rows.
+template <typename A>
+struct Ring {
+  A* data;
+  int64_t rows, pixels, stride;
+
+  static int64_t size(int64_t rows, int64_t pixels, int64_t stride) {
+    return rows * pixels * stride;
+  }
+  A* row(int64_t r) const { return data + (r % rows) * pixels * stride; }
+  void clear() const { __builtin_memset(data, 0, sizeof(A) * size(rows, pixels, stride)); }
+  void clear_row(int64_t r) const {
+    __builtin_memset(row(r), 0, sizeof(A) * pixels * stride);
+  }
+};
+
+// The ring of input rows. Rows and pixels count from the padded image's corner.
+inline int64_t input_ring_pixels(const ConvShape& s) {
+  return (s.out_width - 1) * s.stride + kernel_extent(s);
+}
+
+// Stages padded row r of an image ([H, W, C] from `image`, at the block's first channel).
+template <typename T, typename A>
+inline void stage_input_row(const ConvShape& s, const T* image, int64_t r,
+                            const ChannelMap<A>& map, int64_t channels, const Ring<A>& ring) {
+  const int64_t y = r - s.pad_top;
+  if (y < 0 || y >= s.in_height) return ring.clear_row(r);
+  const int64_t pixels = min_of(s.in_width, ring.pixels - s.pad_left);
+  stage_row<T, A>({image + y * s.in_width * s.channels, pixels, s.channels}, map, channels,
+                  {ring.row(r) + s.pad_left * ring.stride, pixels, ring.stride});
+}
+
+// All K * K taps of output row `y`, in an input ring.
+template <typename A>
+inline Taps<A> forward_taps(const ConvShape& s, int64_t y, const Ring<A>& ring,
+                            const A* weight, int64_t weight_stride, const A** pointers) {
+  const int64_t count = s.kernel * s.kernel;
+  const Taps<A> taps{pointers, pointers + count, count};
+  for (int64_t t = 0; t < count; ++t) {
+    const A* row = ring.row(y * s.stride + t / s.kernel * s.dilation);
+    taps.input[t] = row + t % s.kernel * s.dilation * ring.stride;
+    taps.weight[t] = weight + t * weight_stride;
+  }
+  return taps;
+}
+
+// Channels rounded up to whole vectors: what the loops over staged rows run to.
+template <typename A>
+inline int64_t whole_vectors(int64_t channels) {
+  return round_up(channels, kLanes<A>);
+}
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu

@@ -1,0 +1,303 @@
+// Depthwise convolution, backward, in one pass: the gradient of the raw output is computed on load
+// (activation and BatchNorm backward), the normalised input is recomputed on load, and a row of
+// each serves both the weight gradient and, through the flipped kernel, the input gradient.
+// The input gradient leaves masked by the prologue's activation, with the sums that the BatchNorm
+// in front needs. Traffic: grad_output, output and input read once, grad_input written once.
+#pragma once
+
+#include "kernels/cpu/conv_rows.inl.h"
+#include "kernels/cpu/reduce.inl.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// The ring of raw-output gradients: the rows and pixels that reach one row of inputs, with zero
+// pixels on the left (`before`) and right for taps that fall outside.
+struct GradientRingShape {
+  int64_t rows, before, pixels;
+};
+
+inline GradientRingShape gradient_ring_shape(const ConvShape& s) {
+  const int64_t reach = kernel_extent(s) - 1;
+  const int64_t before = max_of(0, ceil_div(max_of(0, reach - s.pad_left), s.stride));
+  const int64_t last = (s.in_width - 1 + s.pad_left) / s.stride;
+  return {reach / s.stride + 1, before, before + max_of(s.out_width, last + 1)};
+}
+
+inline ConvPartition backward_partition(const ConvShape& s) {
+  const GradientRingShape gradient = gradient_ring_shape(s);
+  return partition_conv(s, kernel_extent(s) * input_ring_pixels(s) +
+                               gradient.rows * gradient.pixels + s.in_width);
+}
+
+template <typename A>
+struct BackwardWorkspace {
+  PackedWeight<A> weight;
+  A* grad_weight;  // [partials, K * K, C]
+  A* grad_sum;     // [partials, C]
+  A* grad_dot;     // [partials, C]
+  int64_t bytes;
+
+  explicit BackwardWorkspace(const DepthwiseConvBackwardArgs& args) {
+    const ConvPartition p = backward_partition(args.shape);
+    const int64_t taps = args.shape.kernel * args.shape.kernel;
+    const int64_t partial_channels = p.partials() * args.shape.channels;
+    Arena arena(args.workspace);
+    weight.stride = p.blocks * p.channels;
+    weight.data = arena.take<A>(args.grad_input ? taps * weight.stride : 0);
+    grad_weight = arena.take<A>(args.grad_weight ? taps * partial_channels : 0);
+    grad_sum = arena.take<A>(args.input_mean ? partial_channels : 0);
+    grad_dot = arena.take<A>(args.input_mean ? partial_channels : 0);
+    bytes = arena.bytes();
+  }
+};
+
+template <typename A>
+struct BackwardScratch {
+  Ring<A> input, gradient;
+  int64_t gradient_before;
+  Row<A> grad_input;  // one row before the mask
+  A* grad_weight;     // [K * K, channels of the block]
+  A* grad_sum;
+  A* grad_dot;
+  A* no_gradient;  // a row of zeros, for taps above and below the image
+  const A** pointers;
+  int64_t bytes;
+
+  BackwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch) {
+    Arena arena(scratch);
+    const GradientRingShape shape = gradient_ring_shape(s);
+    const int64_t taps = s.kernel * s.kernel;
+    input = {nullptr, kernel_extent(s), input_ring_pixels(s), p.channels};
+    input.data = arena.take<A>(input.size(input.rows, input.pixels, input.stride));
+    gradient = {nullptr, shape.rows, shape.pixels, p.channels};
+    gradient.data = arena.take<A>(gradient.size(gradient.rows, gradient.pixels, gradient.stride));
+    gradient_before = shape.before;
+    grad_input = {arena.take<A>(s.in_width * p.channels), s.in_width, p.channels};
+    grad_weight = arena.take<A>(taps * p.channels);
+    grad_sum = arena.take<A>(p.channels);
+    grad_dot = arena.take<A>(p.channels);
+    no_gradient = arena.take<A>(gradient.pixels * p.channels);
+    pointers = arena.take<const A*>(2 * taps);
+    bytes = arena.bytes();
+  }
+
+  void clear(const ConvShape& s) const {
+    const int64_t channel_bytes = gradient.stride * static_cast<int64_t>(sizeof(A));
+    input.clear();
+    gradient.clear();
+    __builtin_memset(grad_weight, 0, s.kernel * s.kernel * channel_bytes);
+    __builtin_memset(grad_sum, 0, channel_bytes);
+    __builtin_memset(grad_dot, 0, channel_bytes);
+    __builtin_memset(no_gradient, 0, gradient.pixels * channel_bytes);
+  }
+};
+
+// One item: T is the storage type.
+template <typename T>
+struct BackwardItem {
+  using A = Accumulator<T>;
+  const DepthwiseConvBackwardArgs& args;
+  const ConvShape& s;
+  const ConvItem& item;
+  const BackwardScratch<A>& scratch;
+  const BackwardWorkspace<A> workspace{args};
+  const ChannelMap<A> prologue{args.prologue, item.channels.begin};
+  const ChannelGradient<A> gradient{args.epilogue, args.gradient_map, item.channels.begin};
+  const int64_t channels = item.channels.size();
+
+  // Element (n, y, 0, first channel of the block) of an NHWC tensor.
+  template <typename P>
+  P* row_of(P* tensor, int64_t n, int64_t y, int64_t height, int64_t width) const {
+    return tensor + (n * height + y) * width * s.channels + item.channels.begin;
+  }
+
+  void stage_gradient(int64_t n, int64_t y) const {
+    const T* grad = row_of(static_cast<const T*>(args.grad_output), n, y, s.out_height,
+                           s.out_width);
+    const T* raw =
+        args.output
+            ? row_of(static_cast<const T*>(args.output), n, y, s.out_height, s.out_width)
+            : nullptr;
+    stage_gradient_row<T, A>({grad, s.out_width, s.channels}, raw, gradient, channels,
+                             {scratch.gradient.row(y) + scratch.gradient_before *
+                                                            scratch.gradient.stride,
+                              s.out_width, scratch.gradient.stride});
+  }
+
+  void add_weight_gradient(int64_t y) const {
+    const Taps<A> taps = forward_taps<A>(s, y, scratch.input, nullptr, 0, scratch.pointers);
+    const A* grad =
+        scratch.gradient.row(y) + scratch.gradient_before * scratch.gradient.stride;
+    accumulate_taps<A>(taps, whole_vectors<A>(channels), s.stride * scratch.input.stride,
+                       {grad, s.out_width, scratch.gradient.stride}, scratch.grad_weight,
+                       scratch.gradient.stride);
+  }
+
+  // The taps through which output gradients reach input pixel (y, x), and then (y, x + stride), ...
+  Taps<A> backward_taps(int64_t y, int64_t x) const {
+    Taps<A> taps{scratch.pointers, scratch.pointers + s.kernel * s.kernel, 0};
+    for (int64_t t = 0; t < s.kernel * s.kernel; ++t) {
+      const int64_t from_y = y + s.pad_top - t / s.kernel * s.dilation;
+      const int64_t from_x = x + s.pad_left - t % s.kernel * s.dilation;
+      if (from_y % s.stride != 0 || from_x % s.stride != 0) continue;
+      const bool inside = from_y >= 0 && from_y / s.stride < s.out_height;
+      const A* row = inside ? scratch.gradient.row(from_y / s.stride) : scratch.no_gradient;
+      taps.input[taps.count] =
+          row + (from_x / s.stride + scratch.gradient_before) * scratch.gradient.stride;
+      taps.weight[taps.count] =
+          workspace.weight.data + t * workspace.weight.stride + item.channels.begin;
+      ++taps.count;
+    }
+    return taps;
+  }
+
+  void store_input_gradient(int64_t n, int64_t y) const {
+    const int64_t stride = scratch.grad_input.stride;
+    for (int64_t x = 0; x < min_of(s.stride, s.in_width); ++x) {
+      correlate(backward_taps(y, x), whole_vectors<A>(channels), scratch.gradient.stride,
+                Row<A>{scratch.grad_input.data + x * stride, ceil_div(s.in_width - x, s.stride),
+                       s.stride * stride});
+    }
+    const Row<const A> from{scratch.grad_input.data, s.in_width, stride};
+    const Row<T> to{
+        row_of(static_cast<T*>(args.grad_input), n, y, s.in_height, s.in_width), s.in_width,
+        s.channels};
+    if (!args.prologue.scale) return store_row(from, prologue, channels, to);
+    const A* mean = ChannelMap<A>::at(args.input_mean, item.channels.begin);
+    store_gradient_row(
+        from, row_of(static_cast<const T*>(args.input), n, y, s.in_height, s.in_width), prologue,
+        GradientSums<A>{mean, scratch.grad_sum, scratch.grad_dot}, channels, to);
+  }
+
+  // Input rows [begin, end) belong to the item; their gradients need output rows [first, last].
+  void image(int64_t n) const {
+    const bool last_band = item.rows.end == s.out_height;
+    const Range own{min_of(item.rows.begin * s.stride, s.in_height),
+                    last_band ? s.in_height : min_of(item.rows.end * s.stride, s.in_height)};
+    const T* input = static_cast<const T*>(args.input) +
+                     n * s.in_height * s.in_width * s.channels + item.channels.begin;
+    const int64_t reach = kernel_extent(s) - 1;
+    int64_t first = item.rows.begin, end = item.rows.end;
+    if (args.grad_input && own.size() > 0) {
+      first = min_of(first, ceil_div(max_of(0, own.begin + s.pad_top - reach), s.stride));
+      end = max_of(end, min_of(s.out_height, (own.end - 1 + s.pad_top) / s.stride + 1));
+    }
+    int64_t staged = 0, next = own.begin;
+    for (int64_t y = first; y < end; ++y) {
+      stage_gradient(n, y);
+      if (args.grad_weight && y >= item.rows.begin && y < item.rows.end) {
+        for (staged = max_of(staged, y * s.stride); staged <= y * s.stride + reach; ++staged) {
+          stage_input_row(s, input, staged, prologue, channels, scratch.input);
+        }
+        add_weight_gradient(y);
+      }
+      if (!args.grad_input) continue;
+      // Rows whose last tap is output row y.
+      for (; next < min_of(own.end, (y + 1) * s.stride - s.pad_top); ++next) {
+        store_input_gradient(n, next);
+      }
+    }
+    for (; args.grad_input && next < own.end; ++next) store_input_gradient(n, next);
+  }
+
+  void run() const {
+    scratch.clear(s);
+    for (int64_t n = item.images.begin; n < item.images.end; ++n) image(n);
+    const int64_t bytes = channels * static_cast<int64_t>(sizeof(A));
+    const int64_t at = item.partial * s.channels + item.channels.begin;
+    const int64_t taps = s.kernel * s.kernel;
+    if (args.grad_weight) {
+      for (int64_t t = 0; t < taps; ++t) {
+        A* to = workspace.grad_weight + (item.partial * taps + t) * s.channels;
+        __builtin_memcpy(to + item.channels.begin, scratch.grad_weight + t * scratch.input.stride,
+                         bytes);
+      }
+    }
+    if (!args.input_mean) return;
+    __builtin_memcpy(workspace.grad_sum + at, scratch.grad_sum, bytes);
+    __builtin_memcpy(workspace.grad_dot + at, scratch.grad_dot, bytes);
+  }
+};
+
+inline int64_t backward_workspace_bytes(const DepthwiseConvBackwardArgs& args) {
+  return dispatch_accumulator(
+      args.dtype, [&](auto a) { return BackwardWorkspace<decltype(a)>(args).bytes; });
+}
+
+inline int64_t backward_scratch_bytes(const DepthwiseConvBackwardArgs& args) {
+  const ConvPartition p = backward_partition(args.shape);
+  return dispatch_accumulator(args.dtype, [&](auto a) {
+    return BackwardScratch<decltype(a)>(args.shape, p, nullptr).bytes;
+  });
+}
+
+inline int64_t backward_blocks(const DepthwiseConvBackwardArgs& args) {
+  return args.grad_input ? backward_partition(args.shape).blocks : 0;
+}
+
+inline void backward_pack(const DepthwiseConvBackwardArgs& args, int64_t begin, int64_t end,
+                          void*) {
+  const ConvPartition p = backward_partition(args.shape);
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    const BackwardWorkspace<Accumulator<T>> workspace(args);
+    for (int64_t b = begin; b < end; ++b) {
+      pack_weight<T>(args, chunk(b, p.channels, args.shape.channels), workspace.weight);
+    }
+  });
+}
+
+inline int64_t backward_items(const DepthwiseConvBackwardArgs& args) {
+  return backward_partition(args.shape).items();
+}
+
+inline void backward_run(const DepthwiseConvBackwardArgs& args, int64_t begin, int64_t end,
+                         void* scratch) {
+  const ConvPartition p = backward_partition(args.shape);
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    const BackwardScratch<Accumulator<T>> memory(args.shape, p, scratch);
+    for (int64_t i = begin; i < end; ++i) {
+      const ConvItem item = conv_item(args.shape, p, i);
+      BackwardItem<T>{args, args.shape, item, memory}.run();
+    }
+  });
+}
+
+inline int64_t backward_merges(const DepthwiseConvBackwardArgs& args) {
+  return args.grad_weight || args.input_mean ? merge_items(args.shape.channels) : 0;
+}
+
+inline void backward_merge(const DepthwiseConvBackwardArgs& args, int64_t begin, int64_t end,
+                           void*) {
+  const ConvShape& s = args.shape;
+  const int64_t partials = backward_partition(s).partials();
+  const int64_t taps = s.kernel * s.kernel;
+  const Range channels{begin * kChannelsPerMerge, min_of(end * kChannelsPerMerge, s.channels)};
+  dispatch_dtype(args.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    using A = Accumulator<T>;
+    const BackwardWorkspace<A> from(args);
+    for (int64_t c = channels.begin; c < channels.end; ++c) {
+      for (int64_t t = 0; args.grad_weight && t < taps; ++t) {
+        const A sum = merge_sum(from.grad_weight + t * s.channels + c, partials, taps * s.channels);
+        store(static_cast<T*>(args.grad_weight) + c * taps + t, Vec<A>{} + sum, FirstLanes{1});
+      }
+      if (!args.input_mean) continue;
+      static_cast<A*>(args.grad_sum)[c] = merge_sum(from.grad_sum + c, partials, s.channels);
+      static_cast<A*>(args.grad_dot)[c] = merge_sum(from.grad_dot + c, partials, s.channels);
+    }
+  });
+}
+
+constexpr Op<DepthwiseConvBackwardArgs> kDepthwiseConvBackward = {
+    backward_workspace_bytes,
+    backward_scratch_bytes,
+    {{backward_blocks, backward_pack},
+     {backward_items, backward_run},
+     {backward_merges, backward_merge}},
+};
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu

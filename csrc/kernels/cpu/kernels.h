@@ -1,0 +1,49 @@
+// The whole CPU interface: for each op its work items, grouped into phases, and the memory it
+// wants. A phase's items are independent and may run on any threads in any order; a phase starts
+// when the one before has ended. The split depends on the shape alone, never on the number of
+// threads, so that results are bitwise the same for any number of them.
+#pragma once
+
+#include "kernels/batch_norm.h"
+#include "kernels/depthwise_conv.h"
+
+namespace mobilenet_ext::cpu {
+
+template <typename Args>
+struct Phase {
+  int64_t (*items)(const Args&);
+  // Items [begin, end); `scratch` is this thread's, of scratch_bytes.
+  void (*run)(const Args&, int64_t begin, int64_t end, void* scratch);
+};
+
+inline constexpr int kMaxPhases = 3;
+inline constexpr int64_t kAlignment = 64;  // of workspace and scratch: a cache line
+
+template <typename Args>
+struct Op {
+  int64_t (*workspace_bytes)(const Args&);  // shared by all threads
+  int64_t (*scratch_bytes)(const Args&);    // for each thread
+  Phase<Args> phases[kMaxPhases];           // unused ones are null
+};
+
+// One table per instruction set.
+struct KernelTable {
+  const char* name;
+  Op<DepthwiseConvArgs> depthwise_conv;
+  Op<DepthwiseConvBackwardArgs> depthwise_conv_backward;
+  Op<BatchNormStatisticsArgs> batch_norm_statistics;
+  Op<ScaleShiftActArgs> scale_shift_act;
+  Op<ScaleShiftActBackwardReduceArgs> scale_shift_act_backward_reduce;
+  Op<ScaleShiftActBackwardArgs> scale_shift_act_backward;
+};
+
+// The table in use: the best for this CPU, unless select_kernels() chose another.
+const KernelTable& kernels();
+
+// The tables this CPU can run, best last; `count` receives how many.
+const KernelTable* const* available_kernels(int* count);
+
+// Makes the named table the one in use; false if this CPU cannot run it or there is none.
+bool select_kernels(const char* name);
+
+}  // namespace mobilenet_ext::cpu

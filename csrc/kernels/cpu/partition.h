@@ -1,0 +1,83 @@
+// How the work of an op is split into items: by the shape alone, so that every partial sum is the
+// same for any number of threads. Channels are split before rows (a band of rows re-reads its
+// neighbours' border rows, a block of channels re-reads nothing).
+#pragma once
+
+#include "kernels/conv_shape.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// An item of this many elements runs for some 10 us, against 2-5 us to wake a thread.
+constexpr int64_t kItemElements = 32 * 1024;
+// Bounds the memory of partial sums and still feeds a large server.
+constexpr int64_t kMaxItems = 128;
+// A cache line of floats; a multiple of every vector's lanes.
+constexpr int64_t kChannelGrain = 16;
+// Rings of rows that together fit in half of a 512 KB L2 cache leave room for the data streaming by.
+constexpr int64_t kRingBytes = 128 * 1024;
+constexpr int64_t kMinRowsPerItem = 4;
+
+inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+inline int64_t wanted_items(int64_t elements) {
+  return max_of(1, min_of(kMaxItems, elements / kItemElements));
+}
+
+// A convolution's items: groups of images x bands of output rows x blocks of channels.
+struct ConvPartition {
+  int64_t images, groups;   // images in a group, groups
+  int64_t rows, bands;      // output rows in a band, bands
+  int64_t channels, blocks; // channels in a block, blocks
+
+  int64_t partials() const { return groups * bands; }
+  int64_t items() const { return partials() * blocks; }
+};
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+inline Range chunk(int64_t index, int64_t chunk_size, int64_t size) {
+  const int64_t begin = min_of(index * chunk_size, size);
+  return {begin, min_of(begin + chunk_size, size)};
+}
+
+// `ring_pixels`: pixels an item keeps in its rings of rows.
+inline ConvPartition partition_conv(const ConvShape& s, int64_t ring_pixels) {
+  const int64_t wanted = wanted_items(s.batch * s.out_height * s.out_width * s.channels);
+  const int64_t fitting =
+      max_of(kChannelGrain, kRingBytes / (4 * ring_pixels) / kChannelGrain * kChannelGrain);
+  ConvPartition p;
+  p.blocks = ceil_div(s.channels, fitting);
+  p.groups = max_of(1, min_of(s.batch, ceil_div(wanted, p.blocks)));
+  p.images = max_of(1, ceil_div(s.batch, p.groups));
+  p.groups = ceil_div(s.batch, p.images);
+  const int64_t per_image_group = ceil_div(wanted, max_of(1, p.groups));
+  const int64_t most_blocks = ceil_div(s.channels, 2 * kChannelGrain);
+  p.blocks = max_of(p.blocks, min_of(per_image_group, most_blocks));
+  p.channels = round_up(ceil_div(s.channels, p.blocks), kChannelGrain);
+  p.blocks = ceil_div(s.channels, p.channels);
+  const int64_t most_bands = max_of(1, s.out_height / kMinRowsPerItem);
+  p.bands = min_of(most_bands, ceil_div(per_image_group, p.blocks));
+  p.rows = ceil_div(s.out_height, p.bands);
+  p.bands = ceil_div(s.out_height, p.rows);
+  return p;
+}
+
+// An element-wise op's items: runs of pixels.
+struct PixelPartition {
+  int64_t pixels, items;
+};
+
+inline PixelPartition partition_pixels(int64_t pixels, int64_t channels) {
+  const int64_t size = max_of(1, ceil_div(pixels, wanted_items(pixels * channels)));
+  return {size, ceil_div(pixels, size)};
+}
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu

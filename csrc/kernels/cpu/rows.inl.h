@@ -1,0 +1,208 @@
+// The loops over one row of pixels of one block of channels: bring a row in, convolve it, take it
+// out. A tensor row holds storage type T; a staged row holds accumulators A, whole vectors only,
+// with zeros in the lanes past the last channel and in the pixels outside the image. So the loops
+// that do the arithmetic (correlate, accumulate_taps) know nothing of types, maps or borders.
+#pragma once
+
+#include "kernels/cpu/maps.inl.h"
+#include "kernels/cpu/partition.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+template <typename E>
+struct Row {
+  E* data;
+  int64_t pixels;
+  int64_t stride;  // elements from a pixel to the next
+};
+
+// Per-channel values stay in registers for this many pixels, whose rows stay in the L1 cache.
+constexpr int64_t kTilePixels = 8;
+
+// Calls f(tile, c, lanes) for every tile of pixels and vector of channels.
+template <typename A, typename F>
+inline void for_each_tile(int64_t pixels, int64_t channels, F f) {
+  for (int64_t p = 0; p < pixels; p += kTilePixels) {
+    const Range tile{p, min_of(p + kTilePixels, pixels)};
+    for_each_vector<A>(channels, [&](int64_t c, auto lanes) { f(tile, c, lanes); });
+  }
+}
+
+// to = map(from)
+template <typename T, typename A>
+inline void stage_row(Row<const T> from, const ChannelMap<A>& params, int64_t channels, Row<A> to) {
+  dispatch_map(params, [&](auto tag) {
+    for_each_tile<A>(from.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
+      const typename decltype(tag)::type map(params, c, lanes);
+      for (int64_t p = tile.begin; p < tile.end; ++p) {
+        const Vec<A> x = load(from.data + p * from.stride + c, lanes);
+        store(to.data + p * to.stride + c, map(x), AllLanes{});
+      }
+    });
+  });
+}
+
+// to = the gradient of the raw output, from `grad` and (null if nothing needs it) `raw`.
+template <typename T, typename A>
+inline void stage_gradient_row(Row<const T> grad, const T* raw, const ChannelGradient<A>& params,
+                               int64_t channels, Row<A> to) {
+  dispatch_gradient(params, [&](auto tag) {
+    for_each_tile<A>(grad.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
+      const typename decltype(tag)::type raw_gradient(params, c, lanes);
+      for (int64_t p = tile.begin; p < tile.end; ++p) {
+        const int64_t at = p * grad.stride + c;
+        const Vec<A> r = raw ? load(raw + at, lanes) : Vec<A>{};
+        store(to.data + p * to.stride + c, raw_gradient(load(grad.data + at, lanes), r),
+              AllLanes{});
+      }
+    });
+  });
+}
+
+// The taps that meet in one output pixel: for each, its first input pixel and its weights.
+template <typename A>
+struct Taps {
+  const A** input;
+  const A** weight;
+  int64_t count;
+};
+
+// Taps held in registers; 0 stands for any number, read from memory.
+template <typename A, typename F>
+inline void dispatch_taps(const Taps<A>& taps, F f) {
+  switch (taps.count) {
+    case 9: return f.template operator()<9>();
+    case 4: return f.template operator()<4>();
+    case 2: return f.template operator()<2>();
+    case 1: return f.template operator()<1>();
+    default: return f.template operator()<0>();
+  }
+}
+
+// to[p] = sum over taps of weight * input[p * step]
+template <typename A>
+inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to) {
+  dispatch_taps(taps, [&]<int kTaps>() {
+    const int64_t count = kTaps ? kTaps : taps.count;
+    for (int64_t c = 0; c < channels; c += kLanes<A>) {
+      Vec<A> weight[kTaps ? kTaps : 1];
+      for (int t = 0; t < kTaps; ++t) weight[t] = load(taps.weight[t] + c, AllLanes{});
+      for (int64_t p = 0; p < to.pixels; ++p) {
+        const int64_t at = p * step + c;
+        Vec<A> sum{};
+        for (int64_t t = 0; t < count; ++t) {
+          const Vec<A> w = kTaps ? weight[kTaps ? t : 0] : load(taps.weight[t] + c, AllLanes{});
+          sum += w * load(taps.input[t] + at, AllLanes{});
+        }
+        store(to.data + p * to.stride + c, sum, AllLanes{});
+      }
+    }
+  });
+}
+
+// sums[t] += sum over pixels of grad[p] * input[t][p * step]; sums is [taps, sums_stride].
+template <typename A>
+inline void accumulate_taps(const Taps<A>& taps, int64_t channels, int64_t step, Row<const A> grad,
+                            A* sums, int64_t sums_stride) {
+  dispatch_taps(taps, [&]<int kTaps>() {
+    constexpr int kHeld = kTaps ? kTaps : 1;
+    for (int64_t first = 0; first < taps.count; first += kHeld) {
+      for (int64_t c = 0; c < channels; c += kLanes<A>) {
+        Vec<A> sum[kHeld] = {};
+        for (int64_t p = 0; p < grad.pixels; ++p) {
+          const Vec<A> g = load(grad.data + p * grad.stride + c, AllLanes{});
+          for (int t = 0; t < kHeld; ++t) {
+            sum[t] += g * load(taps.input[first + t] + p * step + c, AllLanes{});
+          }
+        }
+        for (int t = 0; t < kHeld; ++t) {
+          A* const total = sums + (first + t) * sums_stride + c;
+          store(total, load(total, AllLanes{}) + sum[t], AllLanes{});
+        }
+      }
+    }
+  });
+}
+
+// Sums of (x - shift) and (x - shift)^2 per channel. Any value of the channel will do as shift: it
+// keeps the sums small where the mean is large against the deviation.
+template <typename A>
+struct Moments {
+  A* shift;
+  A* sum;
+  A* square;
+};
+
+template <typename T, typename A>
+inline void start_moments(const T* first_pixel, int64_t channels, const Moments<A>& to) {
+  for_each_vector<A>(channels, [&](int64_t c, auto lanes) {
+    store(to.shift + c, load(first_pixel + c, lanes), AllLanes{});
+    store(to.sum + c, Vec<A>{}, AllLanes{});
+    store(to.square + c, Vec<A>{}, AllLanes{});
+  });
+}
+
+template <typename T, typename A>
+inline void add_moments(Row<const T> row, int64_t channels, const Moments<A>& to) {
+  for_each_tile<A>(row.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
+    const Vec<A> shift = load(to.shift + c, AllLanes{});
+    Vec<A> sum{}, square{};
+    for (int64_t p = tile.begin; p < tile.end; ++p) {
+      const Vec<A> x = load(row.data + p * row.stride + c, lanes) - shift;
+      sum += x;
+      square += x * x;
+    }
+    store(to.sum + c, load(to.sum + c, AllLanes{}) + sum, AllLanes{});
+    store(to.square + c, load(to.square + c, AllLanes{}) + square, AllLanes{});
+  });
+}
+
+// to = map(from) as T
+template <typename T, typename A>
+inline void store_row(Row<const A> from, const ChannelMap<A>& params, int64_t channels, Row<T> to) {
+  dispatch_map(params, [&](auto tag) {
+    for_each_tile<A>(from.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
+      const typename decltype(tag)::type map(params, c, lanes);
+      for (int64_t p = tile.begin; p < tile.end; ++p) {
+        const Vec<A> y = map(load(from.data + p * from.stride + c, AllLanes{}));
+        store(to.data + p * to.stride + c, y, lanes);
+      }
+    });
+  });
+}
+
+// Sums of dy and of dy * (x - mean) per channel.
+template <typename A>
+struct GradientSums {
+  const A* mean;  // null: no sums
+  A* sum;
+  A* dot;
+};
+
+// to = the gradient `from` behind the map's activation, at the inputs `raw`; and its sums.
+template <typename T, typename A>
+inline void store_gradient_row(Row<const A> from, const T* raw, const ChannelMap<A>& params,
+                               const GradientSums<A>& sums, int64_t channels, Row<T> to) {
+  dispatch_map(params, [&](auto tag) {
+    for_each_tile<A>(from.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
+      const typename decltype(tag)::type map(params, c, lanes);
+      const Vec<A> mean = sums.mean ? load(sums.mean + c, lanes) : Vec<A>{};
+      Vec<A> sum{}, dot{};
+      for (int64_t p = tile.begin; p < tile.end; ++p) {
+        const Vec<A> x = load(raw + p * to.stride + c, lanes);
+        const Vec<A> dy = map.gradient(load(from.data + p * from.stride + c, AllLanes{}), x);
+        store(to.data + p * to.stride + c, dy, lanes);
+        const Vec<A> stored = round_to<T>(dy);
+        sum += stored;
+        dot += stored * (x - mean);
+      }
+      if (!sums.mean) return;
+      store(sums.sum + c, load(sums.sum + c, AllLanes{}) + sum, AllLanes{});
+      store(sums.dot + c, load(sums.dot + c, AllLanes{}) + dot, AllLanes{});
+    });
+  });
+}
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu

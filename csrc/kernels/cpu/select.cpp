@@ -1,0 +1,70 @@
+// Asks the CPU once which instruction sets it has, and keeps the choice of kernel table.
+// MOBILENET_EXT_ISA in the environment overrides it when the library is loaded.
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cpu/kernels.h"
+
+namespace mobilenet_ext::cpu {
+
+extern const KernelTable kBaseline;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2;
+extern const KernelTable kAvx512;
+#endif
+
+namespace {
+
+struct Available {
+  const KernelTable* tables[3] = {&kBaseline};
+  int count = 1;
+
+  Available() {
+#if defined(__x86_64__)
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
+    tables[count++] = &kAvx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      tables[count++] = &kAvx512;
+    }
+#endif
+  }
+
+  const KernelTable* find(const char* name) const {
+    for (int i = 0; name && i < count; ++i) {
+      if (std::strcmp(tables[i]->name, name) == 0) return tables[i];
+    }
+    return nullptr;
+  }
+};
+
+const Available& available() {
+  static const Available instance;
+  return instance;
+}
+
+std::atomic<const KernelTable*>& current() {
+  static std::atomic<const KernelTable*> table = [] {
+    const KernelTable* named = available().find(std::getenv("MOBILENET_EXT_ISA"));
+    return named ? named : available().tables[available().count - 1];
+  }();
+  return table;
+}
+
+}  // namespace
+
+const KernelTable& kernels() { return *current().load(std::memory_order_relaxed); }
+
+const KernelTable* const* available_kernels(int* count) {
+  *count = available().count;
+  return available().tables;
+}
+
+bool select_kernels(const char* name) {
+  const KernelTable* named = available().find(name);
+  if (named) current().store(named);
+  return named != nullptr;
+}
+
+}  // namespace mobilenet_ext::cpu

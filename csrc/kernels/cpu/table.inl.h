@@ -1,0 +1,23 @@
+// Everything that one instruction set compiles. Included by one .cpp per instruction set, after it
+// has set the target and MOBILENET_EXT_VECTOR_BYTES.
+#pragma once
+
+#include "kernels/cpu/batch_norm.inl.h"
+#include "kernels/cpu/depthwise_conv.inl.h"
+#include "kernels/cpu/depthwise_conv_backward.inl.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+constexpr KernelTable make_table(const char* name) {
+  return {name,
+          kDepthwiseConv,
+          kDepthwiseConvBackward,
+          kBatchNormStatistics,
+          kScaleShiftAct,
+          kScaleShiftActBackwardReduce,
+          kScaleShiftActBackward};
+}
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu
