@@ -83,13 +83,22 @@ template <typename A>
 inline Taps<A> forward_taps(const ConvShape& s, int64_t y, const Ring<A>& ring,
                             const A* weight, int64_t weight_stride, const A** pointers) {
   const int64_t count = s.kernel * s.kernel;
-  const Taps<A> taps{pointers, pointers + count, count};
-  for (int64_t t = 0; t < count; ++t) {
-    const A* row = ring.row(y * s.stride + t / s.kernel * s.dilation);
-    taps.input[t] = row + t % s.kernel * s.dilation * ring.stride;
-    taps.weight[t] = weight + t * weight_stride;
+  Taps<A> taps{pointers, pointers + count, 0};
+  for (int64_t ky = 0; ky < s.kernel; ++ky) {
+    const A* row = ring.row(y * s.stride + ky * s.dilation);
+    for (int64_t kx = 0; kx < s.kernel; ++kx) {
+      taps.input[taps.count] = row + kx * s.dilation * ring.stride;
+      taps.weight[taps.count] = weight + taps.count * weight_stride;
+      ++taps.count;
+    }
   }
   return taps;
+}
+
+// Pixels of a ring lie an odd number of cache lines apart: at 4 KB the pixels that a kernel meets
+// would all fall into one set of the L1 cache.
+inline int64_t ring_stride(int64_t channels) {
+  return (channels / kChannelGrain | 1) * kChannelGrain;
 }
 
 // Channels rounded up to whole vectors: what the loops over staged rows run to.

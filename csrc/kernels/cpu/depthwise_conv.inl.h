@@ -43,9 +43,10 @@ struct ForwardScratch {
 
   ForwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch) {
     Arena arena(scratch);
-    ring = {nullptr, kernel_extent(s), input_ring_pixels(s), p.channels};
+    const int64_t stride = ring_stride(p.channels);
+    ring = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
     ring.data = arena.take<A>(ring.size(ring.rows, ring.pixels, ring.stride));
-    raw = {arena.take<A>(s.out_width * p.channels), s.out_width, p.channels};
+    raw = {arena.take<A>(s.out_width * stride), s.out_width, stride};
     moments = {arena.take<A>(p.channels), arena.take<A>(p.channels), arena.take<A>(p.channels)};
     pointers = arena.take<const A*>(2 * s.kernel * s.kernel);
     bytes = arena.bytes();

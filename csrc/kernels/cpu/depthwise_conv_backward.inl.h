@@ -67,17 +67,18 @@ struct BackwardScratch {
   BackwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch) {
     Arena arena(scratch);
     const GradientRingShape shape = gradient_ring_shape(s);
+    const int64_t stride = ring_stride(p.channels);
     const int64_t taps = s.kernel * s.kernel;
-    input = {nullptr, kernel_extent(s), input_ring_pixels(s), p.channels};
+    input = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
     input.data = arena.take<A>(input.size(input.rows, input.pixels, input.stride));
-    gradient = {nullptr, shape.rows, shape.pixels, p.channels};
+    gradient = {nullptr, shape.rows, shape.pixels, stride};
     gradient.data = arena.take<A>(gradient.size(gradient.rows, gradient.pixels, gradient.stride));
     gradient_before = shape.before;
-    grad_input = {arena.take<A>(s.in_width * p.channels), s.in_width, p.channels};
-    grad_weight = arena.take<A>(taps * p.channels);
-    grad_sum = arena.take<A>(p.channels);
-    grad_dot = arena.take<A>(p.channels);
-    no_gradient = arena.take<A>(gradient.pixels * p.channels);
+    grad_input = {arena.take<A>(s.in_width * stride), s.in_width, stride};
+    grad_weight = arena.take<A>(taps * stride);
+    grad_sum = arena.take<A>(stride);
+    grad_dot = arena.take<A>(stride);
+    no_gradient = arena.take<A>(gradient.pixels * stride);
     pointers = arena.take<const A*>(2 * taps);
     bytes = arena.bytes();
   }
@@ -137,17 +138,20 @@ struct BackwardItem {
   // The taps through which output gradients reach input pixel (y, x), and then (y, x + stride), ...
   Taps<A> backward_taps(int64_t y, int64_t x) const {
     Taps<A> taps{scratch.pointers, scratch.pointers + s.kernel * s.kernel, 0};
-    for (int64_t t = 0; t < s.kernel * s.kernel; ++t) {
-      const int64_t from_y = y + s.pad_top - t / s.kernel * s.dilation;
-      const int64_t from_x = x + s.pad_left - t % s.kernel * s.dilation;
-      if (from_y % s.stride != 0 || from_x % s.stride != 0) continue;
+    const A* weight = workspace.weight.data + item.channels.begin;
+    for (int64_t ky = 0; ky < s.kernel; ++ky) {
+      const int64_t from_y = y + s.pad_top - ky * s.dilation;
+      if (from_y % s.stride != 0) continue;
       const bool inside = from_y >= 0 && from_y / s.stride < s.out_height;
       const A* row = inside ? scratch.gradient.row(from_y / s.stride) : scratch.no_gradient;
-      taps.input[taps.count] =
-          row + (from_x / s.stride + scratch.gradient_before) * scratch.gradient.stride;
-      taps.weight[taps.count] =
-          workspace.weight.data + t * workspace.weight.stride + item.channels.begin;
-      ++taps.count;
+      for (int64_t kx = 0; kx < s.kernel; ++kx) {
+        const int64_t from_x = x + s.pad_left - kx * s.dilation;
+        if (from_x % s.stride != 0) continue;
+        taps.input[taps.count] =
+            row + (from_x / s.stride + scratch.gradient_before) * scratch.gradient.stride;
+        taps.weight[taps.count] = weight + (ky * s.kernel + kx) * workspace.weight.stride;
+        ++taps.count;
+      }
     }
     return taps;
   }

@@ -18,7 +18,7 @@ struct Row {
 };
 
 // Per-channel values stay in registers for this many pixels, whose rows stay in the L1 cache.
-constexpr int64_t kTilePixels = 8;
+constexpr int64_t kTilePixels = 4;
 
 // Calls f(tile, c, lanes) for every tile of pixels and vector of channels.
 template <typename A, typename F>
@@ -87,13 +87,17 @@ inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A
     const int64_t count = kTaps ? kTaps : taps.count;
     for (int64_t c = 0; c < channels; c += kLanes<A>) {
       Vec<A> weight[kTaps ? kTaps : 1];
-      for (int t = 0; t < kTaps; ++t) weight[t] = load(taps.weight[t] + c, AllLanes{});
+      const A* input[kTaps ? kTaps : 1];
+      for (int t = 0; t < kTaps; ++t) {
+        weight[t] = load(taps.weight[t] + c, AllLanes{});
+        input[t] = taps.input[t] + c;
+      }
       for (int64_t p = 0; p < to.pixels; ++p) {
-        const int64_t at = p * step + c;
         Vec<A> sum{};
         for (int64_t t = 0; t < count; ++t) {
           const Vec<A> w = kTaps ? weight[kTaps ? t : 0] : load(taps.weight[t] + c, AllLanes{});
-          sum += w * load(taps.input[t] + at, AllLanes{});
+          const A* const from = kTaps ? input[kTaps ? t : 0] : taps.input[t] + c;
+          sum += w * load(from + p * step, AllLanes{});
         }
         store(to.data + p * to.stride + c, sum, AllLanes{});
       }
@@ -110,11 +114,11 @@ inline void accumulate_taps(const Taps<A>& taps, int64_t channels, int64_t step,
     for (int64_t first = 0; first < taps.count; first += kHeld) {
       for (int64_t c = 0; c < channels; c += kLanes<A>) {
         Vec<A> sum[kHeld] = {};
+        const A* input[kHeld];
+        for (int t = 0; t < kHeld; ++t) input[t] = taps.input[first + t] + c;
         for (int64_t p = 0; p < grad.pixels; ++p) {
           const Vec<A> g = load(grad.data + p * grad.stride + c, AllLanes{});
-          for (int t = 0; t < kHeld; ++t) {
-            sum[t] += g * load(taps.input[first + t] + p * step + c, AllLanes{});
-          }
+          for (int t = 0; t < kHeld; ++t) sum[t] += g * load(input[t] + p * step, AllLanes{});
         }
         for (int t = 0; t < kHeld; ++t) {
           A* const total = sums + (first + t) * sums_stride + c;

@@ -1,0 +1,16 @@
+// The whole CUDA interface. Each op enqueues its work on `stream` of the current device and returns
+// what the launch returned; it allocates nothing and waits for nothing. `workspace` holds what the
+// function beside the op asks for. The work is split by the shape alone and merged in a fixed order
+// without atomics, so that results are bitwise the same on every run and on every device.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/depthwise_conv.h"
+
+namespace mobilenet_ext::cuda {
+
+int64_t depthwise_conv_workspace_bytes(const DepthwiseConvArgs& args);
+cudaError_t depthwise_conv(const DepthwiseConvArgs& args, cudaStream_t stream);
+
+}  // namespace mobilenet_ext::cuda

@@ -1,0 +1,95 @@
+// How a convolution is split among thread blocks and threads: by the shape alone. A thread computes
+// strips: kColumns neighbouring output columns of one vector of channels, down a band of rows. A
+// thread block stays with its block of channels, so that weights and sums stay in registers, and
+// walks over tiles: as many neighbouring strips as it has threads for.
+#pragma once
+
+#include "kernels/conv_shape.h"
+
+namespace mobilenet_ext::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+// Vectors of channels in a block of channels. 16 of them are 128 bytes of a pixel or more, a whole
+// line of the cache.
+constexpr int kMaxVectors = 16;
+// Divides all map sizes of MobileNet at 224 x 224 (112, 56, 28, 14; 7 is its half), and re-reads
+// only two border rows in 16, which the L2 cache serves.
+constexpr int64_t kMaxRows = 14;
+// Below this many threads a large GPU runs dry; strips are cut shorter instead.
+constexpr int64_t kWantedThreads = 128 * 1024;
+// Thread blocks of a launch: many enough to even out their ends, few enough to set up seldom. Those
+// that keep statistics each leave partial results, which the second stage reads.
+constexpr int64_t kMaxBlocks = 8 * 1024;
+constexpr int64_t kMaxStatisticsBlocks = 1024;
+
+inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct ConvPartition {
+  int64_t rows, bands;     // output rows in a strip; strips from top to bottom
+  int64_t columns;         // strips from left to right
+  int64_t strips;          // in all images
+  int64_t channel_blocks;  // thread blocks side by side
+  int64_t partitions;      // thread blocks that share the strips of one block of channels
+  int vectors;             // in a block of channels
+  int positions;           // strips of a tile
+};
+
+inline ConvPartition partition_conv(const ConvShape& s, int lanes, int columns_per_strip,
+                                    bool statistics) {
+  ConvPartition p;
+  const int64_t vectors = ceil_div(s.channels, lanes);
+  p.channel_blocks = ceil_div(vectors, kMaxVectors);
+  p.vectors = static_cast<int>(ceil_div(vectors, p.channel_blocks));
+  p.positions = kThreads / p.vectors;
+  p.columns = ceil_div(s.out_width, columns_per_strip);
+  p.rows = min_of(kMaxRows, s.out_height);
+  const int64_t threads_per_band = s.batch * p.columns * vectors;
+  while (p.rows > 1 && ceil_div(s.out_height, p.rows) * threads_per_band < kWantedThreads) {
+    p.rows = ceil_div(p.rows, 2);
+  }
+  p.bands = ceil_div(s.out_height, p.rows);
+  p.rows = ceil_div(s.out_height, p.bands);
+  p.strips = s.batch * p.bands * p.columns;
+  const int64_t most = statistics ? kMaxStatisticsBlocks : kMaxBlocks;
+  p.partitions = min_of(ceil_div(p.strips, p.positions), ceil_div(most, p.channel_blocks));
+  return p;
+}
+
+// Where this thread works.
+struct Place {
+  int64_t partition, channel;
+  int vector, position;  // within the thread block
+  bool works;            // some threads of a block may be left over
+
+  __device__ Place(const ConvPartition& p, int64_t channels, int lanes) {
+    partition = blockIdx.x / p.channel_blocks;
+    vector = static_cast<int>(threadIdx.x) % p.vectors;
+    position = static_cast<int>(threadIdx.x) / p.vectors;
+    channel = ((blockIdx.x % p.channel_blocks) * p.vectors + vector) * lanes;
+    works = position < p.positions && channel < channels;
+  }
+};
+
+// The first pixel of a strip of outputs.
+struct Strip {
+  int64_t image, row, column;
+  int rows;
+};
+
+inline __device__ Strip strip_at(const ConvPartition& p, const ConvShape& s, int64_t index,
+                                 int columns_per_strip) {
+  const int64_t band = index / p.columns;
+  Strip strip;
+  strip.column = (index - band * p.columns) * columns_per_strip;
+  strip.image = band / p.bands;
+  strip.row = (band - strip.image * p.bands) * p.rows;
+  const int64_t left = s.out_height - strip.row;
+  strip.rows = static_cast<int>(left < p.rows ? left : p.rows);
+  return strip;
+}
+
+}  // namespace
+}  // namespace mobilenet_ext::cuda

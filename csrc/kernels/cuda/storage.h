@@ -1,0 +1,152 @@
+// Elements in memory and in registers: the storage types, their conversions, and vectors of
+// channels moved in one access. Everything that only nvcc understands is in this file, between
+// __CUDACC__ and its #else; the kernels themselves are plain C++ but for CUDA's keywords.
+#pragma once
+
+#include "kernels/types.h"
+
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#else
+#include <cstring>
+#endif
+
+namespace mobilenet_ext::cuda {
+namespace {
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// The type that storage type T is computed in.
+template <typename T>
+struct AccumulatorOf {
+  using type = float;
+};
+template <>
+struct AccumulatorOf<double> {
+  using type = double;
+};
+template <typename T>
+using Accumulator = typename AccumulatorOf<T>::type;
+
+// kLanes neighbouring channels of one pixel; a kLanes of 1 makes no demands on alignment.
+template <typename T, int kLanes>
+struct alignas(sizeof(T) * kLanes) Pack {
+  T at[kLanes];
+};
+
+inline __device__ float decode(float x) { return x; }
+inline __device__ double decode(double x) { return x; }
+
+// Encoding rounds to nearest, ties to even.
+template <typename T>
+inline __device__ T encode(Accumulator<T> x) {
+  return x;
+}
+
+#ifdef __CUDACC__
+
+inline __device__ float decode(BFloat16 x) {
+  return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
+}
+
+inline __device__ float decode(Float16 x) { return __half2float(__ushort_as_half(x.bits)); }
+
+template <>
+inline __device__ BFloat16 encode<BFloat16>(float x) {
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+}
+
+template <>
+inline __device__ Float16 encode<Float16>(float x) {
+  return {__half_as_ushort(__float2half_rn(x))};
+}
+
+// The built-in type whose load or store is a single access of so many bytes.
+template <int kBytes>
+struct WordOf;
+template <>
+struct WordOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct WordOf<4> {
+  using type = unsigned int;
+};
+template <>
+struct WordOf<8> {
+  using type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using type = uint4;
+};
+
+// Memory that is only read for as long as the kernel runs.
+template <typename P>
+inline __device__ P load(const void* from) {
+  using Word = typename WordOf<sizeof(P)>::type;
+  const Word word = __ldg(static_cast<const Word*>(from));
+  P pack;
+  memcpy(&pack, &word, sizeof(P));
+  return pack;
+}
+
+template <typename P>
+inline __device__ void store(void* to, const P& pack) {
+  typename WordOf<sizeof(P)>::type word;
+  memcpy(&word, &pack, sizeof(P));
+  *static_cast<decltype(word)*>(to) = word;
+}
+
+#else
+
+// _Float16 is the compiler's own half; the vector extensions have no part in this.
+inline float decode(BFloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+inline float decode(Float16 x) {
+  _Float16 value;
+  std::memcpy(&value, &x.bits, sizeof(value));
+  return static_cast<float>(value);
+}
+
+template <>
+inline BFloat16 encode<BFloat16>(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  if (x != x) return {0x7fff};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+template <>
+inline Float16 encode<Float16>(float x) {
+  const _Float16 value = static_cast<_Float16>(x);
+  Float16 stored;
+  std::memcpy(&stored.bits, &value, sizeof(value));
+  return stored;
+}
+
+template <typename P>
+inline P load(const void* from) {
+  return *static_cast<const P*>(from);
+}
+
+template <typename P>
+inline void store(void* to, const P& pack) {
+  *static_cast<P*>(to) = pack;
+}
+
+#endif
+
+}  // namespace
+}  // namespace mobilenet_ext::cuda
