@@ -69,21 +69,27 @@ struct Taps {
 };
 
 // Taps held in registers; 0 stands for any number, read from memory.
+template <int kValue>
+struct TapsConstant {
+  static constexpr int value = kValue;
+};
+
 template <typename A, typename F>
 inline void dispatch_taps(const Taps<A>& taps, F f) {
   switch (taps.count) {
-    case 9: return f.template operator()<9>();
-    case 4: return f.template operator()<4>();
-    case 2: return f.template operator()<2>();
-    case 1: return f.template operator()<1>();
-    default: return f.template operator()<0>();
+    case 9: return f(TapsConstant<9>{});  // 3 x 3
+    case 4: return f(TapsConstant<4>{});  // its backward at stride 2: 4, 2, 2 or 1
+    case 2: return f(TapsConstant<2>{});
+    case 1: return f(TapsConstant<1>{});
+    default: return f(TapsConstant<0>{});
   }
 }
 
 // to[p] = sum over taps of weight * input[p * step]
 template <typename A>
 inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to) {
-  dispatch_taps(taps, [&]<int kTaps>() {
+  dispatch_taps(taps, [&](auto held) {
+    constexpr int kTaps = decltype(held)::value;
     const int64_t count = kTaps ? kTaps : taps.count;
     for (int64_t c = 0; c < channels; c += kLanes<A>) {
       Vec<A> weight[kTaps ? kTaps : 1];
@@ -109,8 +115,8 @@ inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A
 template <typename A>
 inline void accumulate_taps(const Taps<A>& taps, int64_t channels, int64_t step, Row<const A> grad,
                             A* sums, int64_t sums_stride) {
-  dispatch_taps(taps, [&]<int kTaps>() {
-    constexpr int kHeld = kTaps ? kTaps : 1;
+  dispatch_taps(taps, [&](auto held) {
+    constexpr int kHeld = decltype(held)::value ? decltype(held)::value : 1;
     for (int64_t first = 0; first < taps.count; first += kHeld) {
       for (int64_t c = 0; c < channels; c += kLanes<A>) {
         Vec<A> sum[kHeld] = {};

@@ -6,7 +6,6 @@
 #include "kernels/depthwise_conv.h"
 
 namespace mobilenet_ext::cuda {
-namespace {
 
 // Channels [channel, channel + kLanes) of a per-channel vector, which need not be aligned.
 template <typename A, int kLanes>
@@ -68,5 +67,4 @@ struct AnyMap {
   }
 };
 
-}  // namespace
 }  // namespace mobilenet_ext::cuda

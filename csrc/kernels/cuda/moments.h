@@ -8,7 +8,6 @@
 #include "kernels/cuda/storage.h"
 
 namespace mobilenet_ext::cuda {
-namespace {
 
 // M2 is the sum of squared deviations from the mean.
 template <typename A>
@@ -27,7 +26,7 @@ inline __device__ Moments<A> merge(const Moments<A>& a, const Moments<A>& b) {
 template <typename A, int kLanes>
 struct ShiftedSums {
   A shift[kLanes] = {}, sum[kLanes] = {}, square[kLanes] = {};
-  int64_t count = 0;
+  int count = 0;
 
   __device__ void add(const A (&x)[kLanes]) {
     for (int v = 0; v < kLanes; ++v) {
@@ -53,7 +52,7 @@ struct PartialMoments {
   A* m2;     // [partitions, C]
   A* count;  // [partitions]
 
-  PartialMoments(void* workspace, int64_t partitions, int64_t channels)
+  MOBILENET_EXT_HOST_DEVICE PartialMoments(void* workspace, int64_t partitions, int64_t channels)
       : mean(static_cast<A*>(workspace)),
         m2(mean + partitions * channels),
         count(m2 + partitions * channels) {}
@@ -63,32 +62,43 @@ struct PartialMoments {
   }
 };
 
+// Merges over i in [0, size): shared[v][i * stride + j] goes to shared[v][j], for every v and j. The
+// calling thread stands for one (i, j); all threads of the block call.
+template <typename A, int kLanes, int kSize>
+inline __device__ void merge_in_block(Moments<A> (&shared)[kLanes][kSize], int i, int j, int size,
+                                      int stride) {
+  for (int step = kSize / 2; step > 0; step /= 2) {
+    __syncthreads();
+    if (i >= step || i + step >= size) continue;
+    for (int v = 0; v < kLanes; ++v) {
+      Moments<A>& mine = shared[v][i * stride + j];
+      mine = merge(mine, shared[v][(i + step) * stride + j]);
+    }
+  }
+}
+
 // Merges the sums of a thread block's positions into the partial moments of its partition.
 template <typename A, int kLanes>
-inline __device__ void reduce_thread_block(const ShiftedSums<A, kLanes>& sums,
-                                           const ConvPartition& p, const Place& place,
-                                           int64_t channels, const PartialMoments<A>& to) {
+inline __device__ void store_partials(const ShiftedSums<A, kLanes>& sums, const ConvPartition& p,
+                                      const Place& place, int64_t channels,
+                                      const PartialMoments<A>& to) {
   __shared__ Moments<A> shared[kLanes][kThreads];
-  const int thread = static_cast<int>(threadIdx.x);
-  for (int v = 0; v < kLanes; ++v) shared[v][thread] = sums.moments(v);
-  for (int step = kThreads / 2; step > 0; step /= 2) {
-    __syncthreads();
-    if (place.position >= step || place.position + step >= p.positions) continue;
-    const int other = thread + step * p.vectors;
-    for (int v = 0; v < kLanes; ++v) shared[v][thread] = merge(shared[v][thread], shared[v][other]);
-  }
+  for (int v = 0; v < kLanes; ++v) shared[v][threadIdx.x] = sums.moments(v);
+  merge_in_block(shared, place.position, place.vector, p.positions, p.vectors);
   if (!place.works || place.position > 0) return;
   const int64_t at = place.partition * channels + place.channel;
   for (int v = 0; v < kLanes; ++v) {
-    to.mean[at + v] = shared[v][thread].mean;
-    to.m2[at + v] = shared[v][thread].m2;
+    to.mean[at + v] = shared[v][place.vector].mean;
+    to.m2[at + v] = shared[v][place.vector].m2;
   }
-  if (place.channel == 0) to.count[place.partition] = shared[0][thread].count;
+  if (place.channel == 0) to.count[place.partition] = shared[0][place.vector].count;
 }
 
-// A thread block of the second stage: 32 bytes of float channels a row, many rows at a time.
+// A thread block of the second stage reads 32 bytes of each row of partials, the least that memory
+// delivers, and many rows at a time: there are few such blocks, and the next kernel waits for them.
+constexpr int kMergeThreads = 1024;
 constexpr int kMergeChannels = 8;
-constexpr int kMergeSlices = kThreads / kMergeChannels;
+constexpr int kMergeSlices = kMergeThreads / kMergeChannels;
 
 template <typename A>
 struct MergeParams {
@@ -98,44 +108,26 @@ struct MergeParams {
   A* var;   // [C]
 };
 
-// The sum over the slices of this thread's channel, for all of its threads.
-inline __device__ double sum_slices(double value) {
-  __shared__ double shared[kThreads];
-  const int thread = static_cast<int>(threadIdx.x);
-  __syncthreads();
-  shared[thread] = value;
-  for (int step = kMergeSlices / 2; step > 0; step /= 2) {
-    __syncthreads();
-    if (thread / kMergeChannels < step) shared[thread] += shared[thread + step * kMergeChannels];
-  }
-  __syncthreads();
-  return shared[thread % kMergeChannels];
-}
-
-// Chan's formula over all partials: the mean of means, then M2 about it. No values: NaN.
+// In double: the number of partials must not cost precision. No values at all: NaN.
 template <typename A>
-__global__ void __launch_bounds__(kThreads) merge_moments_kernel(MergeParams<A> params) {
+__global__ void __launch_bounds__(kMergeThreads) merge_moments_kernel(MergeParams<A> params) {
+  __shared__ Moments<double> shared[1][kMergeThreads];
+  const int lane = static_cast<int>(threadIdx.x) % kMergeChannels;
   const int slice = static_cast<int>(threadIdx.x) / kMergeChannels;
-  const int64_t channel =
-      static_cast<int64_t>(blockIdx.x) * kMergeChannels + threadIdx.x % kMergeChannels;
-  const PartialMoments<A>& from = params.from;
-  const int64_t partitions = channel < params.channels ? params.partitions : 0;
-  double count = 0, sum = 0, m2 = 0;
-  for (int64_t p = slice; p < partitions; p += kMergeSlices) {
-    count += from.count[p];
-    sum += static_cast<double>(from.count[p]) * from.mean[p * params.channels + channel];
+  const int64_t channel = static_cast<int64_t>(blockIdx.x) * kMergeChannels + lane;
+  const bool works = channel < params.channels;
+  Moments<double> total = {};
+  for (int64_t p = slice; works && p < params.partitions; p += kMergeSlices) {
+    const int64_t at = p * params.channels + channel;
+    total = merge(total, {params.from.count[p], params.from.mean[at], params.from.m2[at]});
   }
-  count = sum_slices(count);
-  const double center = sum_slices(sum) / count;
-  for (int64_t p = slice; p < partitions; p += kMergeSlices) {
-    const double offset = from.mean[p * params.channels + channel] - center;
-    m2 += from.m2[p * params.channels + channel] + from.count[p] * offset * offset;
-  }
-  const double var = sum_slices(m2) / count;
-  if (slice > 0 || channel >= params.channels) return;
-  params.mean[channel] = static_cast<A>(center);
+  shared[0][threadIdx.x] = total;
+  merge_in_block(shared, slice, lane, kMergeSlices, kMergeChannels);
+  if (!works || slice > 0) return;
+  total = shared[0][lane];
+  const double var = total.m2 / total.count;
+  params.mean[channel] = static_cast<A>(total.count > 0 ? total.mean : var);
   params.var[channel] = static_cast<A>(var < 0 ? 0 : var);
 }
 
-}  // namespace
 }  // namespace mobilenet_ext::cuda

@@ -4,12 +4,13 @@
 // walks over tiles: as many neighbouring strips as it has threads for.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include "kernels/conv_shape.h"
 
 namespace mobilenet_ext::cuda {
-namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 128;
 // Vectors of channels in a block of channels. 16 of them are 128 bytes of a pixel or more, a whole
 // line of the cache.
 constexpr int kMaxVectors = 16;
@@ -19,9 +20,10 @@ constexpr int64_t kMaxRows = 14;
 // Below this many threads a large GPU runs dry; strips are cut shorter instead.
 constexpr int64_t kWantedThreads = 128 * 1024;
 // Thread blocks of a launch: many enough to even out their ends, few enough to set up seldom. Those
-// that keep statistics each leave partial results, which the second stage reads.
-constexpr int64_t kMaxBlocks = 8 * 1024;
-constexpr int64_t kMaxStatisticsBlocks = 1024;
+// that keep statistics each leave partial results, which the second stage reads; their number is a
+// little less than three times four and four times three blocks on each of 132 multiprocessors.
+constexpr int64_t kMaxBlocks = 16 * 1024;
+constexpr int64_t kMaxStatisticsBlocks = 1536;
 
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -91,5 +93,4 @@ inline __device__ Strip strip_at(const ConvPartition& p, const ConvShape& s, int
   return strip;
 }
 
-}  // namespace
 }  // namespace mobilenet_ext::cuda

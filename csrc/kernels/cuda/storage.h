@@ -3,6 +3,8 @@
 // __CUDACC__ and its #else; the kernels themselves are plain C++ but for CUDA's keywords.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include "kernels/types.h"
 
 #ifdef __CUDACC__
@@ -13,7 +15,6 @@
 #endif
 
 namespace mobilenet_ext::cuda {
-namespace {
 
 struct BFloat16 {
   uint16_t bits;
@@ -106,7 +107,7 @@ inline __device__ void store(void* to, const P& pack) {
 
 #else
 
-// _Float16 is the compiler's own half; the vector extensions have no part in this.
+// The same for a host compiler, so that the kernels' logic can be tested without a GPU.
 inline float decode(BFloat16 x) {
   const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
   float value;
@@ -148,5 +149,4 @@ inline void store(void* to, const P& pack) {
 
 #endif
 
-}  // namespace
 }  // namespace mobilenet_ext::cuda

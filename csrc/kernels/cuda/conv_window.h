@@ -1,0 +1,212 @@
+// The arithmetic of a depthwise convolution: one thread computes a strip of outputs, NHWC. Padding
+// is zero after the prologue, and nothing outside the image is ever read.
+//
+// SlidingWindow (3 x 3, stride 1 or 2) loads each input row of its strip once, one row ahead of its
+// use, and adds it to every output row that it is part of; the sums of those rows rotate. AnyWindow
+// takes each output by itself and any kernel, stride and dilation.
+#pragma once
+
+#include "kernels/cuda/maps.h"
+#include "kernels/cuda/partition.h"
+
+namespace mobilenet_ext::cuda {
+
+template <typename T, int kLanes, typename A>
+inline __device__ void decode_pack(const Pack<T, kLanes>& pack, A (&to)[kLanes]) {
+  for (int v = 0; v < kLanes; ++v) to[v] = decode(pack.at[v]);
+}
+
+// Tap `tap` of kLanes channels.
+template <typename T, typename A, int kLanes>
+inline __device__ void load_weight(const DepthwiseConvArgs& args, int64_t channel, int64_t tap,
+                                   A (&to)[kLanes]) {
+  const T* weight = static_cast<const T*>(args.weight) + tap * args.weight_tap_stride;
+  for (int v = 0; v < kLanes; ++v) to[v] = decode(weight[(channel + v) * args.weight_channel_stride]);
+}
+
+template <typename StorageT, int kLanesT, int kStride, typename Prologue>
+class SlidingWindow {
+ public:
+  using T = StorageT;
+  static constexpr int kLanes = kLanesT;
+  // Two columns share what they load, 4 inputs instead of 6; at stride 2 it would be 5, which does
+  // not pay for the registers.
+  static constexpr int kColumns = kStride == 1 ? 2 : 1;
+
+  __device__ SlidingWindow(const DepthwiseConvArgs& args, int64_t channel)
+      : shape_(args.shape),
+        input_(static_cast<const T*>(args.input) + channel),
+        prologue_(args.prologue, channel) {
+#pragma unroll
+    for (int t = 0; t < kKernel * kKernel; ++t) load_weight<T>(args, channel, t, weight_[t]);
+  }
+
+  // Calls output.put(sums, offset) for every pixel of the strip.
+  template <typename Output>
+  __device__ void run(const Strip& strip, Output& output) const {
+    const int64_t pitch = shape_.out_width * shape_.channels;
+    int64_t to = (strip.image * shape_.out_height + strip.row) * pitch +
+                 strip.column * shape_.channels;
+    const int64_t columns = shape_.out_width - strip.column;
+    Cursor cursor(shape_, strip);
+    A sums[kLive][kColumns][kLanes] = {};
+    InputRow next = load_row(cursor);
+#pragma unroll kLive
+    for (int i = 1 - kLive; i < strip.rows; ++i) {
+#pragma unroll
+      for (int phase = 0; phase < kStride; ++phase) {
+        const InputRow row = next;
+        next = load_row(cursor);
+        accumulate(row, cursor, phase, sums);
+      }
+      if (i >= 0) {
+#pragma unroll
+        for (int x = 0; x < kColumns; ++x) {
+          if (x < columns) output.put(sums[0][x], to + x * shape_.channels);
+        }
+        to += pitch;
+      }
+      rotate(sums);
+    }
+  }
+
+ private:
+  using A = Accumulator<T>;
+  static constexpr int kKernel = 3;
+  static constexpr int kLive = (kKernel - 1) / kStride + 1;  // output rows that share an input row
+  static constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
+
+  struct InputRow {
+    Pack<T, kLanes> at[kInputs];
+    bool inside;  // the image, as far as rows go
+  };
+
+  // The next input row to load. Rows count from the first tap of the strip's first output; the
+  // window starts with the rows that fill its sums, of which the strip may not need the first.
+  struct Cursor {
+    int row, first, end;  // rows [first, end) are inside the image
+    int64_t offset;       // elements from the input to the row's first column
+    bool inside[kInputs];
+
+    __device__ Cursor(const ConvShape& s, const Strip& strip) {
+      const int64_t top = strip.row * kStride - s.pad_top;
+      const int64_t left = strip.column * kStride - s.pad_left;
+      const int taps = (strip.rows - 1) * kStride + kKernel;
+      row = kKernel - kStride * kLive;
+      first = static_cast<int>(top < 0 ? (top < -taps ? taps : -top) : 0);
+      end = static_cast<int>(s.in_height - top < taps ? s.in_height - top : taps);
+      offset = ((strip.image * s.in_height + top + row) * s.in_width + left) * s.channels;
+      for (int x = 0; x < kInputs; ++x) inside[x] = left + x >= 0 && left + x < s.in_width;
+    }
+  };
+
+  __device__ InputRow load_row(Cursor& cursor) const {
+    InputRow row;
+    row.inside = cursor.row >= cursor.first && cursor.row < cursor.end;
+#pragma unroll
+    for (int x = 0; x < kInputs; ++x) {
+      row.at[x] = {};
+      if (!row.inside || !cursor.inside[x]) continue;
+      row.at[x] = load<Pack<T, kLanes>>(input_ + cursor.offset + x * shape_.channels);
+    }
+    ++cursor.row;
+    cursor.offset += shape_.in_width * shape_.channels;
+    return row;
+  }
+
+  // Adds an input row to the output rows it is part of: its tap row counts down from row to row.
+  __device__ void accumulate(const InputRow& row, const Cursor& cursor, int phase,
+                             A (&sums)[kLive][kColumns][kLanes]) const {
+#pragma unroll
+    for (int x = 0; x < kInputs; ++x) {
+      A z[kLanes];
+      decode_pack(row.at[x], z);
+      if constexpr (!Prologue::kKeepsZero) {
+        prologue_(z);
+        const bool inside = row.inside && cursor.inside[x];
+        for (int v = 0; v < kLanes; ++v) z[v] = inside ? z[v] : A{0};
+      }
+#pragma unroll
+      for (int column = 0; column < kColumns; ++column) {
+        const int tap_x = x - column * kStride;
+        if (tap_x < 0 || tap_x >= kKernel) continue;
+#pragma unroll
+        for (int i = 0; i < kLive; ++i) {
+          const int tap_y = kKernel - kStride + phase - i * kStride;
+          if (tap_y < 0) continue;
+          const A(&weight)[kLanes] = weight_[tap_y * kKernel + tap_x];
+          for (int v = 0; v < kLanes; ++v) sums[i][column][v] += weight[v] * z[v];
+        }
+      }
+    }
+  }
+
+  static __device__ void rotate(A (&sums)[kLive][kColumns][kLanes]) {
+#pragma unroll
+    for (int i = 0; i < kLive; ++i) {
+      for (int x = 0; x < kColumns; ++x) {
+        for (int v = 0; v < kLanes; ++v) sums[i][x][v] = i + 1 < kLive ? sums[i + 1][x][v] : A{0};
+      }
+    }
+  }
+
+  const ConvShape& shape_;
+  const T* input_;
+  Prologue prologue_;
+  A weight_[kKernel * kKernel][kLanes];
+};
+
+template <typename StorageT, int kLanesT>
+class AnyWindow {
+ public:
+  using T = StorageT;
+  static constexpr int kLanes = kLanesT;
+  static constexpr int kColumns = 1;
+
+  __device__ AnyWindow(const DepthwiseConvArgs& args, int64_t channel)
+      : args_(args),
+        input_(static_cast<const T*>(args.input) + channel),
+        channel_(channel),
+        prologue_(args.prologue, channel) {}
+
+  template <typename Output>
+  __device__ void run(const Strip& strip, Output& output) const {
+    const ConvShape& s = args_.shape;
+    for (int i = 0; i < strip.rows; ++i) {
+      const int64_t row = strip.row + i;
+      A sums[kLanes] = {};
+      for (int64_t tap_y = 0; tap_y < s.kernel; ++tap_y) {
+        const int64_t y = row * s.stride - s.pad_top + tap_y * s.dilation;
+        if (y < 0 || y >= s.in_height) continue;
+        const int64_t left = strip.column * s.stride - s.pad_left;
+        add_tap_row((strip.image * s.in_height + y) * s.in_width, left, tap_y, sums);
+      }
+      const int64_t pixel = (strip.image * s.out_height + row) * s.out_width + strip.column;
+      output.put(sums, pixel * s.channels);
+    }
+  }
+
+ private:
+  using A = Accumulator<T>;
+
+  // `row`: the first pixel of an input row; `left`: the column of the first tap.
+  __device__ void add_tap_row(int64_t row, int64_t left, int64_t tap_y, A (&sums)[kLanes]) const {
+    const ConvShape& s = args_.shape;
+    for (int64_t tap_x = 0; tap_x < s.kernel; ++tap_x) {
+      const int64_t x = left + tap_x * s.dilation;
+      if (x < 0 || x >= s.in_width) continue;
+      A z[kLanes], weight[kLanes];
+      decode_pack(load<Pack<T, kLanes>>(input_ + (row + x) * s.channels), z);
+      prologue_(z);
+      load_weight<T>(args_, channel_, tap_y * s.kernel + tap_x, weight);
+      for (int v = 0; v < kLanes; ++v) sums[v] += weight[v] * z[v];
+    }
+  }
+
+  const DepthwiseConvArgs& args_;
+  const T* input_;
+  int64_t channel_;
+  AnyMap<A, kLanes> prologue_;
+};
+
+}  // namespace mobilenet_ext::cuda

@@ -1,0 +1,7 @@
+// The depthwise convolution of bfloat16.
+#include "kernels/cuda/depthwise_conv.inl.h"
+
+namespace mobilenet_ext::cuda {
+template int64_t depthwise_conv_workspace_bytes_of<BFloat16>(const DepthwiseConvArgs&);
+template cudaError_t depthwise_conv_of<BFloat16>(const DepthwiseConvArgs&, cudaStream_t);
+}  // namespace mobilenet_ext::cuda

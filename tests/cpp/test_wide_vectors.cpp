@@ -1,0 +1,28 @@
+// The source that AVX-512 compiles, with its 64-byte vectors, compiled for AVX2: so that machines
+// without AVX-512 test it too.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi"  // such vectors are passed inside this file only
+#endif
+
+#include "kernel_checks.h"
+
+#define MOBILENET_EXT_VECTOR_BYTES 64
+#if defined(__x86_64__) && !defined(__clang__)
+#include <cstring>
+#include <limits>
+#pragma GCC target("avx2,fma")
+#endif
+#include "kernels/cpu/table.inl.h"
+#include "vec_checks.h"
+
+int main() {
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+    std::puts("skipped: this CPU has no AVX2");
+    return 0;
+  }
+#endif
+  mobilenet_ext::cpu::check_vectors();
+  const auto table = mobilenet_ext::cpu::make_table("64-byte vectors");
+  return mobilenet_ext::cpu::check_table(table) + mobilenet_ext::cpu::failures != 0;
+}
