@@ -32,8 +32,7 @@ Tensor scale_shift_act(const Tensor& input, const Tensor& scale, const Tensor& s
                        int64_t activation) {
   const char* op = "scale_shift_act";
   check_map(op, "input", input);
-  const Tensor vectors[] = {check_vector(op, "scale", scale, input),
-                            check_vector(op, "shift", shift, input)};
+  const MapVectors vectors = check_map_vectors(op, "", scale, shift, activation, input);
   const MapSize size = size_of(input);
   const Tensor x = to_nhwc(input);
   const Tensor output = empty_nhwc(input, size);
@@ -42,8 +41,7 @@ Tensor scale_shift_act(const Tensor& input, const Tensor& scale, const Tensor& s
   args.channels = size.c;
   args.dtype = dtype_of(input);
   args.input = x.const_data_ptr();
-  args.map = {vectors[0].const_data_ptr(), vectors[1].const_data_ptr(),
-              check_activation(op, "activation", activation, true)};
+  args.map = vectors.map();
   args.output = output.mutable_data_ptr();
   Device::run(args, input);
   return to_format(output, memory_format_of(input));
@@ -58,9 +56,8 @@ std::tuple<Tensor, Tensor> scale_shift_act_backward_reduce(const Tensor& grad_ou
   check_map(op, "input", input);
   const MapSize size = size_of(input);
   check_map_like(op, "grad_output", grad_output, size, input);
-  const Tensor vectors[] = {check_vector(op, "scale", scale, input),
-                            check_vector(op, "shift", shift, input),
-                            check_vector(op, "mean", mean, input)};
+  const MapVectors vectors = check_map_vectors(op, "", scale, shift, activation, input);
+  const Tensor center = check_vector(op, "mean", mean, input);
   const Tensor grad = to_nhwc(grad_output);
   const Tensor x = to_nhwc(input);
   const Tensor grad_sum = empty_vector(input, accumulator_type(input), size.c);
@@ -71,9 +68,8 @@ std::tuple<Tensor, Tensor> scale_shift_act_backward_reduce(const Tensor& grad_ou
   args.dtype = dtype_of(input);
   args.grad_output = grad.const_data_ptr();
   args.input = x.const_data_ptr();
-  args.map = {vectors[0].const_data_ptr(), vectors[1].const_data_ptr(),
-              check_activation(op, "activation", activation, true)};
-  args.mean = vectors[2].const_data_ptr();
+  args.map = vectors.map();
+  args.mean = center.const_data_ptr();
   args.grad_sum = grad_sum.mutable_data_ptr();
   args.grad_dot = grad_dot.mutable_data_ptr();
   Device::run(args, input);
@@ -89,13 +85,9 @@ Tensor scale_shift_act_backward(const Tensor& grad_output, const Tensor& input,
   check_map(op, "input", input);
   const MapSize size = size_of(input);
   check_map_like(op, "grad_output", grad_output, size, input);
-  check_together(op, "scale and shift", !!scale, !!shift);
-  check_together(op, "raw_scale and raw_shift", !!raw_scale, !!raw_shift);
-  const OptionalTensor vectors[] = {
-      check_vector(op, "scale", scale, input), check_vector(op, "shift", shift, input),
-      OptionalTensor(check_vector(op, "grad_scale", grad_scale, input)),
-      check_vector(op, "raw_scale", raw_scale, input),
-      check_vector(op, "raw_shift", raw_shift, input)};
+  const MapVectors vectors = check_map_vectors(op, "", scale, shift, activation, input);
+  const GradientVectors gradient =
+      check_gradient_vectors(op, grad_scale, raw_scale, raw_shift, input);
   const Tensor grad = to_nhwc(grad_output);
   const Tensor x = to_nhwc(input);
   const Tensor grad_input = empty_nhwc(input, size);
@@ -105,9 +97,8 @@ Tensor scale_shift_act_backward(const Tensor& grad_output, const Tensor& input,
   args.dtype = dtype_of(input);
   args.grad_output = grad.const_data_ptr();
   args.input = x.const_data_ptr();
-  args.map = {data_of(vectors[0]), data_of(vectors[1]),
-              check_activation(op, "activation", activation, !!scale)};
-  args.gradient_map = {data_of(vectors[2]), data_of(vectors[3]), data_of(vectors[4])};
+  args.map = vectors.map();
+  args.gradient_map = gradient.map();
   args.grad_input = grad_input.mutable_data_ptr();
   Device::run(args, input);
   return to_format(grad_input, memory_format_of(input));

@@ -77,7 +77,7 @@ void check_map_like(const char* op, const char* name, const Tensor& t, const Map
   }
 }
 
-Tensor check_vector(const char* op, const char* name, const Tensor& t, const Tensor& input) {
+Tensor check_vector(const char* op, const std::string& name, const Tensor& t, const Tensor& input) {
   if (t.dim() != 1 || t.size(0) != input.size(1)) {
     fail(op, name, " must be [C] = [", input.size(1), "], got ", shape_text(t));
   }
@@ -91,23 +91,40 @@ Tensor check_vector(const char* op, const char* name, const Tensor& t, const Ten
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
-OptionalTensor check_vector(const char* op, const char* name, const OptionalTensor& t,
+OptionalTensor check_vector(const char* op, const std::string& name, const OptionalTensor& t,
                             const Tensor& input) {
-  return t ? OptionalTensor(check_vector(op, name, *t, input)) : std::nullopt;
+  OptionalTensor checked;
+  if (t) checked.emplace(check_vector(op, name, *t, input));
+  return checked;
 }
 
-void check_together(const char* op, const char* names, bool first, bool second) {
+void check_together(const char* op, const std::string& names, bool first, bool second) {
   if (first != second) {
     fail(op, names, " must be given together, got only the ", first ? "first" : "second");
   }
 }
 
-Activation check_activation(const char* op, const char* name, int64_t code, bool has_map) {
-  if (code < 0 || code > 2) fail(op, name, " must be 0 (none), 1 (relu) or 2 (relu6), got ", code);
-  if (code != 0 && !has_map) {
-    fail(op, name, " must be 0 (none) without a scale and a shift, got ", code);
+MapVectors check_map_vectors(const char* op, const std::string& prefix, const OptionalTensor& scale,
+                             const OptionalTensor& shift, int64_t activation, const Tensor& input) {
+  check_together(op, prefix + "scale and " + prefix + "shift", !!scale, !!shift);
+  if (activation < 0 || activation > 2) {
+    fail(op, prefix, "activation must be 0 (none), 1 (relu) or 2 (relu6), got ", activation);
   }
-  return static_cast<Activation>(code);
+  if (activation != 0 && !scale) {
+    fail(op, prefix, "activation must be 0 (none) without ", prefix, "scale and ", prefix,
+         "shift, got ", activation);
+  }
+  return {check_vector(op, prefix + "scale", scale, input),
+          check_vector(op, prefix + "shift", shift, input), static_cast<Activation>(activation)};
+}
+
+GradientVectors check_gradient_vectors(const char* op, const OptionalTensor& grad_scale,
+                                       const OptionalTensor& raw_scale,
+                                       const OptionalTensor& raw_shift, const Tensor& input) {
+  check_together(op, "raw_scale and raw_shift", !!raw_scale, !!raw_shift);
+  return {check_vector(op, "grad_scale", grad_scale, input),
+          check_vector(op, "raw_scale", raw_scale, input),
+          check_vector(op, "raw_shift", raw_shift, input)};
 }
 
 ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
@@ -119,8 +136,8 @@ ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
   const bool fits = weight.dim() == 4 && weight.size(0) == channels && weight.size(1) == 1 &&
                     weight.size(2) == kernel && kernel >= 1;
   if (!fits) {
-    fail(op, "weight must be [C, 1, K, K] = [", channels, ", 1, ", kernel, ", ", kernel,
-         "], got ", shape_text(weight));
+    fail(op, "weight must be [C, 1, K, K] = [", channels, ", 1, ", kernel, ", ", kernel, "], got ",
+         shape_text(weight));
   }
   check_option(op, "kernel size", kernel, 1);
   check_option(op, "stride", options.stride, 1);
@@ -129,9 +146,18 @@ ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
   check_option(op, "pad_right", options.pad_right, 0);
   check_option(op, "pad_top", options.pad_top, 0);
   check_option(op, "pad_bottom", options.pad_bottom, 0);
-  ConvShape s = {input.size(0),     channels,           input.size(2),    input.size(3),
-                 0,                 0,                  kernel,           options.stride,
-                 options.dilation,  options.pad_left,   options.pad_right, options.pad_top,
+  ConvShape s = {input.size(0),
+                 channels,
+                 input.size(2),
+                 input.size(3),
+                 0,
+                 0,
+                 kernel,
+                 options.stride,
+                 options.dilation,
+                 options.pad_left,
+                 options.pad_right,
+                 options.pad_top,
                  options.pad_bottom};
   const int64_t height = s.in_height + s.pad_top + s.pad_bottom;
   const int64_t width = s.in_width + s.pad_left + s.pad_right;

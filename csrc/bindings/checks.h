@@ -34,14 +34,33 @@ void check_map_like(const char* op, const char* name, const Tensor& t, const Map
                     const Tensor& input);
 
 // A per-channel vector [C] of the accumulator dtype; returns it dense.
-Tensor check_vector(const char* op, const char* name, const Tensor& t, const Tensor& input);
-OptionalTensor check_vector(const char* op, const char* name, const OptionalTensor& t,
+Tensor check_vector(const char* op, const std::string& name, const Tensor& t, const Tensor& input);
+OptionalTensor check_vector(const char* op, const std::string& name, const OptionalTensor& t,
                             const Tensor& input);
 
 // Two arguments that only make sense together.
-void check_together(const char* op, const char* names, bool first, bool second);
+void check_together(const char* op, const std::string& names, bool first, bool second);
 
-Activation check_activation(const char* op, const char* name, int64_t code, bool has_map);
+// A checked scale, shift and activation, and the tensors behind them.
+struct MapVectors {
+  OptionalTensor scale, shift;
+  Activation activation;
+  ScaleShiftAct map() const { return {data_of(scale), data_of(shift), activation}; }
+};
+
+// `prefix` is what stands before "scale", "shift" and "activation" in the schema.
+MapVectors check_map_vectors(const char* op, const std::string& prefix, const OptionalTensor& scale,
+                             const OptionalTensor& shift, int64_t activation, const Tensor& input);
+
+// A checked gradient map, and the tensors behind it.
+struct GradientVectors {
+  OptionalTensor grad_scale, raw_scale, raw_shift;
+  GradientMap map() const { return {data_of(grad_scale), data_of(raw_scale), data_of(raw_shift)}; }
+};
+
+GradientVectors check_gradient_vectors(const char* op, const OptionalTensor& grad_scale,
+                                       const OptionalTensor& raw_scale,
+                                       const OptionalTensor& raw_shift, const Tensor& input);
 
 struct ConvOptions {
   int64_t stride, pad_left, pad_right, pad_top, pad_bottom, dilation;

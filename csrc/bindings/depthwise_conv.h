@@ -28,20 +28,15 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
     const OptionalTensor& output_shift, int64_t output_activation, bool statistics, int64_t stride,
     int64_t pad_left, int64_t pad_right, int64_t pad_top, int64_t pad_bottom, int64_t dilation) {
   const char* op = "depthwise_conv";
-  const ConvShape s = check_conv(op, input, weight,
-                                 {stride, pad_left, pad_right, pad_top, pad_bottom, dilation});
-  check_together(op, "input_scale and input_shift", !!input_scale, !!input_shift);
-  check_together(op, "output_scale and output_shift", !!output_scale, !!output_shift);
+  const ConvOptions options = {stride, pad_left, pad_right, pad_top, pad_bottom, dilation};
+  const ConvShape s = check_conv(op, input, weight, options);
+  const MapVectors prologue =
+      check_map_vectors(op, "input_", input_scale, input_shift, input_activation, input);
+  const MapVectors epilogue =
+      check_map_vectors(op, "output_", output_scale, output_shift, output_activation, input);
   if (statistics && output_scale) {
     fail(op, "statistics must be False with an output_scale, got True");
   }
-  const OptionalTensor vectors[] = {check_vector(op, "input_scale", input_scale, input),
-                                    check_vector(op, "input_shift", input_shift, input),
-                                    check_vector(op, "output_scale", output_scale, input),
-                                    check_vector(op, "output_shift", output_shift, input)};
-  const Activation activations[] = {
-      check_activation(op, "input_activation", input_activation, !!input_scale),
-      check_activation(op, "output_activation", output_activation, !!output_scale)};
 
   const Tensor x = to_nhwc(input);
   const WeightView w = view_weight(weight);
@@ -56,14 +51,35 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
   args.weight = w.tensor.const_data_ptr();
   args.weight_channel_stride = w.channel_stride;
   args.weight_tap_stride = w.tap_stride;
-  args.prologue = {data_of(vectors[0]), data_of(vectors[1]), activations[0]};
-  args.epilogue = {data_of(vectors[2]), data_of(vectors[3]), activations[1]};
+  args.prologue = prologue.map();
+  args.epilogue = epilogue.map();
   args.output = output.mutable_data_ptr();
   args.mean = statistics ? mean.mutable_data_ptr() : nullptr;
   args.var = statistics ? var.mutable_data_ptr() : nullptr;
   Device::run(args, input);
   return {to_format(output, memory_format_of(input)), mean, var};
 }
+
+// What depthwise_conv_backward returns, allocated as far as it was asked for.
+struct BackwardResults {
+  Tensor grad_input, grad_weight, grad_sum, grad_dot;
+
+  BackwardResults(const ConvShape& s, const Tensor& input, bool need_grad_input,
+                  bool need_grad_weight, bool need_sums)
+      : grad_input(need_grad_input ? empty_nhwc(input, size_of(input))
+                                   : empty_vector(input, input.scalar_type(), 0)),
+        grad_weight(need_grad_weight ? empty_weight(input, s)
+                                     : empty_vector(input, input.scalar_type(), 0)),
+        grad_sum(empty_vector(input, accumulator_type(input), need_sums ? s.channels : 0)),
+        grad_dot(empty_vector(input, accumulator_type(input), need_sums ? s.channels : 0)) {}
+
+  static Tensor empty_weight(const Tensor& input, const ConvShape& s) {
+    const int64_t taps = s.kernel * s.kernel;
+    const int64_t sizes[] = {s.channels, 1, s.kernel, s.kernel};
+    const int64_t strides[] = {taps, taps, s.kernel, 1};
+    return empty_strided(input, input.scalar_type(), 4, sizes, strides);
+  }
+};
 
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
@@ -75,69 +91,56 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
     int64_t pad_right, int64_t pad_top, int64_t pad_bottom, int64_t dilation, bool need_grad_input,
     bool need_grad_weight) {
   const char* op = "depthwise_conv_backward";
-  const ConvShape s = check_conv(op, input, weight,
-                                 {stride, pad_left, pad_right, pad_top, pad_bottom, dilation});
+  const ConvOptions options = {stride, pad_left, pad_right, pad_top, pad_bottom, dilation};
+  const ConvShape s = check_conv(op, input, weight, options);
   const MapSize out_size = {s.batch, s.channels, s.out_height, s.out_width};
   check_map_like(op, "grad_output", grad_output, out_size, input);
   if (output) check_map_like(op, "output", *output, out_size, input);
   check_together(op, "output and grad_scale", !!output, !!grad_scale);
-  check_together(op, "output_scale and output_shift", !!output_scale, !!output_shift);
-  check_together(op, "raw_scale and raw_shift", !!raw_scale, !!raw_shift);
-  check_together(op, "input_scale and input_shift", !!input_scale, !!input_shift);
+  const MapVectors epilogue =
+      check_map_vectors(op, "output_", output_scale, output_shift, output_activation, input);
+  const GradientVectors gradient =
+      check_gradient_vectors(op, grad_scale, raw_scale, raw_shift, input);
   if (!output && (output_scale || raw_scale)) {
     fail(op, "output must be given with an output_scale or a raw_scale, got None");
   }
+  const MapVectors prologue =
+      check_map_vectors(op, "input_", input_scale, input_shift, input_activation, input);
   if (input_mean && (!input_scale || !need_grad_input)) {
     fail(op, "input_mean must be None without an input_scale and need_grad_input, got a tensor");
   }
-  const OptionalTensor vectors[] = {check_vector(op, "output_scale", output_scale, input),
-                                    check_vector(op, "output_shift", output_shift, input),
-                                    check_vector(op, "grad_scale", grad_scale, input),
-                                    check_vector(op, "raw_scale", raw_scale, input),
-                                    check_vector(op, "raw_shift", raw_shift, input),
-                                    check_vector(op, "input_scale", input_scale, input),
-                                    check_vector(op, "input_shift", input_shift, input),
-                                    check_vector(op, "input_mean", input_mean, input)};
-  const Activation activations[] = {
-      check_activation(op, "output_activation", output_activation, !!output_scale),
-      check_activation(op, "input_activation", input_activation, !!input_scale)};
+  const OptionalTensor mean = check_vector(op, "input_mean", input_mean, input);
 
+  const BackwardResults to(s, input, need_grad_input, need_grad_weight, !!input_mean);
+  if (!need_grad_input && !need_grad_weight) {
+    return {to.grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
+  }
   const Tensor grad = to_nhwc(grad_output);
   OptionalTensor raw;
   if (output) raw.emplace(to_nhwc(*output));
   const Tensor x = to_nhwc(input);
   const WeightView w = view_weight(weight);
-  const Tensor none = empty_vector(input, input.scalar_type(), 0);
-  const Tensor grad_input = need_grad_input ? empty_nhwc(input, size_of(input)) : none;
-  const int64_t weight_sizes[] = {s.channels, 1, s.kernel, s.kernel};
-  const int64_t weight_strides[] = {s.kernel * s.kernel, s.kernel * s.kernel, s.kernel, 1};
-  const Tensor grad_weight =
-      need_grad_weight
-          ? empty_strided(input, weight.scalar_type(), 4, weight_sizes, weight_strides)
-          : empty_vector(input, weight.scalar_type(), 0);
-  const int64_t sums = input_mean ? s.channels : 0;
-  const Tensor grad_sum = empty_vector(input, accumulator_type(input), sums);
-  const Tensor grad_dot = empty_vector(input, accumulator_type(input), sums);
   DepthwiseConvBackwardArgs args = {};
   args.shape = s;
   args.dtype = dtype_of(input);
   args.grad_output = grad.const_data_ptr();
   args.output = data_of(raw);
-  args.epilogue = {data_of(vectors[0]), data_of(vectors[1]), activations[0]};
-  args.gradient_map = {data_of(vectors[2]), data_of(vectors[3]), data_of(vectors[4])};
+  args.epilogue = epilogue.map();
+  args.gradient_map = gradient.map();
   args.input = x.const_data_ptr();
   args.weight = w.tensor.const_data_ptr();
   args.weight_channel_stride = w.channel_stride;
   args.weight_tap_stride = w.tap_stride;
-  args.prologue = {data_of(vectors[5]), data_of(vectors[6]), activations[1]};
-  args.input_mean = data_of(vectors[7]);
-  args.grad_input = need_grad_input ? grad_input.mutable_data_ptr() : nullptr;
-  args.grad_weight = need_grad_weight ? grad_weight.mutable_data_ptr() : nullptr;
-  args.grad_sum = input_mean ? grad_sum.mutable_data_ptr() : nullptr;
-  args.grad_dot = input_mean ? grad_dot.mutable_data_ptr() : nullptr;
-  if (need_grad_input || need_grad_weight) Device::run(args, input);
-  return {need_grad_input ? to_format(grad_input, memory_format_of(input)) : grad_input,
-          grad_weight, grad_sum, grad_dot};
+  args.prologue = prologue.map();
+  args.input_mean = data_of(mean);
+  args.grad_input = need_grad_input ? to.grad_input.mutable_data_ptr() : nullptr;
+  args.grad_weight = need_grad_weight ? to.grad_weight.mutable_data_ptr() : nullptr;
+  args.grad_sum = input_mean ? to.grad_sum.mutable_data_ptr() : nullptr;
+  args.grad_dot = input_mean ? to.grad_dot.mutable_data_ptr() : nullptr;
+  Device::run(args, input);
+  const MemoryFormat format =
+      need_grad_input ? memory_format_of(input) : MemoryFormat::ChannelsLast;
+  return {to_format(to.grad_input, format), to.grad_weight, to.grad_sum, to.grad_dot};
 }
 
 }  // namespace mobilenet_ext

@@ -54,5 +54,6 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "isa", [] { return std::string(mobilenet_ext::cpu::kernels().name); },
       "The instruction set in use.");
-  m.def("set_isa", &set_isa, pybind11::arg("name"), "Makes another instruction set the one in use.");
+  m.def("set_isa", &set_isa, pybind11::arg("name"),
+        "Makes another instruction set the one in use.");
 }

@@ -72,11 +72,10 @@ inline Tensor empty_strided(const Tensor& like, ScalarType dtype, int64_t dims,
                             const int64_t* sizes, const int64_t* strides) {
   int32_t device_type = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  const int32_t code =
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      dims, sizes, strides, code, device_type, like.get_device_index(), &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes, strides, code, device_type,
+                                                         like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -91,8 +90,6 @@ inline Tensor empty_vector(const Tensor& like, ScalarType dtype, int64_t size) {
   return empty_strided(like, dtype, 1, &size, &stride);
 }
 
-inline const void* data_of(const OptionalTensor& t) {
-  return t ? t->const_data_ptr() : nullptr;
-}
+inline const void* data_of(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 
 }  // namespace mobilenet_ext

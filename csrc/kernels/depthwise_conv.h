@@ -25,8 +25,8 @@ struct GradientMap {
 struct DepthwiseConvArgs {
   ConvShape shape;
   DType dtype;
-  const void* input;    // [N, H, W, C]
-  const void* weight;   // [C, K * K], by the two strides below (in elements)
+  const void* input;   // [N, H, W, C]
+  const void* weight;  // [C, K * K], by the two strides below (in elements)
   int64_t weight_channel_stride, weight_tap_stride;
   ScaleShiftAct prologue;  // on the input; zero padding comes after it
   ScaleShiftAct epilogue;  // on the raw output

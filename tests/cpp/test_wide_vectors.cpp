@@ -1,9 +1,5 @@
 // The source that AVX-512 compiles, with its 64-byte vectors, compiled for AVX2: so that machines
 // without AVX-512 test it too.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi"  // such vectors are passed inside this file only
-#endif
-
 #include "kernel_checks.h"
 
 #define MOBILENET_EXT_VECTOR_BYTES 64

@@ -54,8 +54,8 @@ struct PartialPair {
 
 template <typename Args>
 inline int64_t pair_bytes(const Args& args) {
-  return dispatch_accumulator(
-      args.dtype, [&](auto a) { return PartialPair<decltype(a), Args>(args).bytes; });
+  return dispatch_accumulator(args.dtype,
+                              [&](auto a) { return PartialPair<decltype(a), Args>(args).bytes; });
 }
 
 // Three accumulators per channel, whole vectors.
@@ -194,8 +194,8 @@ inline void backward_map_run(const ScaleShiftActBackwardArgs& args, int64_t begi
           const typename decltype(tag)::type raw_gradient(params, c, lanes);
           for (int64_t p = tile.begin; p < tile.end; ++p) {
             const int64_t at = p * args.channels + c;
-            store(to.data + at,
-                  raw_gradient(load(grad.data + at, lanes), load(x.data + at, lanes)), lanes);
+            store(to.data + at, raw_gradient(load(grad.data + at, lanes), load(x.data + at, lanes)),
+                  lanes);
           }
         });
       }

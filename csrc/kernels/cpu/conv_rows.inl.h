@@ -57,9 +57,7 @@ struct Ring {
   }
   A* row(int64_t r) const { return data + (r % rows) * pixels * stride; }
   void clear() const { __builtin_memset(data, 0, sizeof(A) * size(rows, pixels, stride)); }
-  void clear_row(int64_t r) const {
-    __builtin_memset(row(r), 0, sizeof(A) * pixels * stride);
-  }
+  void clear_row(int64_t r) const { __builtin_memset(row(r), 0, sizeof(A) * pixels * stride); }
 };
 
 // The ring of input rows. Rows and pixels count from the padded image's corner.
@@ -69,8 +67,8 @@ inline int64_t input_ring_pixels(const ConvShape& s) {
 
 // Stages padded row r of an image ([H, W, C] from `image`, at the block's first channel).
 template <typename T, typename A>
-inline void stage_input_row(const ConvShape& s, const T* image, int64_t r,
-                            const ChannelMap<A>& map, int64_t channels, const Ring<A>& ring) {
+inline void stage_input_row(const ConvShape& s, const T* image, int64_t r, const ChannelMap<A>& map,
+                            int64_t channels, const Ring<A>& ring) {
   const int64_t y = r - s.pad_top;
   if (y < 0 || y >= s.in_height) return ring.clear_row(r);
   const int64_t pixels = min_of(s.in_width, ring.pixels - s.pad_left);
@@ -80,8 +78,8 @@ inline void stage_input_row(const ConvShape& s, const T* image, int64_t r,
 
 // All K * K taps of output row `y`, in an input ring.
 template <typename A>
-inline Taps<A> forward_taps(const ConvShape& s, int64_t y, const Ring<A>& ring,
-                            const A* weight, int64_t weight_stride, const A** pointers) {
+inline Taps<A> forward_taps(const ConvShape& s, int64_t y, const Ring<A>& ring, const A* weight,
+                            int64_t weight_stride, const A** pointers) {
   const int64_t count = s.kernel * s.kernel;
   Taps<A> taps{pointers, pointers + count, 0};
   for (int64_t ky = 0; ky < s.kernel; ++ky) {

@@ -66,8 +66,8 @@ inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
   scratch.ring.clear();
   bool first = true;
   for (int64_t n = item.images.begin; n < item.images.end; ++n) {
-    const T* image = static_cast<const T*>(args.input) +
-                     n * s.in_height * s.in_width * s.channels + item.channels.begin;
+    const T* image = static_cast<const T*>(args.input) + n * s.in_height * s.in_width * s.channels +
+                     item.channels.begin;
     int64_t staged = 0;  // the padded row to stage next
     for (int64_t y = item.rows.begin; y < item.rows.end; ++y) {
       const int64_t end = y * s.stride + scratch.ring.rows;
@@ -77,8 +77,8 @@ inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
       const Taps<A> taps =
           forward_taps(s, y, scratch.ring, weight, workspace.weight.stride, scratch.pointers);
       correlate(taps, whole_vectors<A>(channels), s.stride * scratch.ring.stride, scratch.raw);
-      T* row = static_cast<T*>(args.output) +
-               (n * s.out_height + y) * s.out_width * s.channels + item.channels.begin;
+      T* row = static_cast<T*>(args.output) + (n * s.out_height + y) * s.out_width * s.channels +
+               item.channels.begin;
       store_row<T, A>({scratch.raw.data, s.out_width, scratch.raw.stride}, epilogue, channels,
                       {row, s.out_width, s.channels});
       if (!args.mean) continue;
@@ -95,8 +95,8 @@ inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
 }
 
 inline int64_t forward_workspace_bytes(const DepthwiseConvArgs& args) {
-  return dispatch_accumulator(
-      args.dtype, [&](auto a) { return ForwardWorkspace<decltype(a)>(args).bytes; });
+  return dispatch_accumulator(args.dtype,
+                              [&](auto a) { return ForwardWorkspace<decltype(a)>(args).bytes; });
 }
 
 inline int64_t forward_scratch_bytes(const DepthwiseConvArgs& args) {

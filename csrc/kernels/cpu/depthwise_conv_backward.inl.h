@@ -5,94 +5,11 @@
 // in front needs. Traffic: grad_output, output and input read once, grad_input written once.
 #pragma once
 
-#include "kernels/cpu/conv_rows.inl.h"
+#include "kernels/cpu/backward_memory.inl.h"
 #include "kernels/cpu/reduce.inl.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
-
-// The ring of raw-output gradients: the rows and pixels that reach one row of inputs, with zero
-// pixels on the left (`before`) and right for taps that fall outside.
-struct GradientRingShape {
-  int64_t rows, before, pixels;
-};
-
-inline GradientRingShape gradient_ring_shape(const ConvShape& s) {
-  const int64_t reach = kernel_extent(s) - 1;
-  const int64_t before = max_of(0, ceil_div(max_of(0, reach - s.pad_left), s.stride));
-  const int64_t last = (s.in_width - 1 + s.pad_left) / s.stride;
-  return {reach / s.stride + 1, before, before + max_of(s.out_width, last + 1)};
-}
-
-inline ConvPartition backward_partition(const ConvShape& s) {
-  const GradientRingShape gradient = gradient_ring_shape(s);
-  return partition_conv(s, kernel_extent(s) * input_ring_pixels(s) +
-                               gradient.rows * gradient.pixels + s.in_width);
-}
-
-template <typename A>
-struct BackwardWorkspace {
-  PackedWeight<A> weight;
-  A* grad_weight;  // [partials, K * K, C]
-  A* grad_sum;     // [partials, C]
-  A* grad_dot;     // [partials, C]
-  int64_t bytes;
-
-  explicit BackwardWorkspace(const DepthwiseConvBackwardArgs& args) {
-    const ConvPartition p = backward_partition(args.shape);
-    const int64_t taps = args.shape.kernel * args.shape.kernel;
-    const int64_t partial_channels = p.partials() * args.shape.channels;
-    Arena arena(args.workspace);
-    weight.stride = p.blocks * p.channels;
-    weight.data = arena.take<A>(args.grad_input ? taps * weight.stride : 0);
-    grad_weight = arena.take<A>(args.grad_weight ? taps * partial_channels : 0);
-    grad_sum = arena.take<A>(args.input_mean ? partial_channels : 0);
-    grad_dot = arena.take<A>(args.input_mean ? partial_channels : 0);
-    bytes = arena.bytes();
-  }
-};
-
-template <typename A>
-struct BackwardScratch {
-  Ring<A> input, gradient;
-  int64_t gradient_before;
-  Row<A> grad_input;  // one row before the mask
-  A* grad_weight;     // [K * K, channels of the block]
-  A* grad_sum;
-  A* grad_dot;
-  A* no_gradient;  // a row of zeros, for taps above and below the image
-  const A** pointers;
-  int64_t bytes;
-
-  BackwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch) {
-    Arena arena(scratch);
-    const GradientRingShape shape = gradient_ring_shape(s);
-    const int64_t stride = ring_stride(p.channels);
-    const int64_t taps = s.kernel * s.kernel;
-    input = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
-    input.data = arena.take<A>(input.size(input.rows, input.pixels, input.stride));
-    gradient = {nullptr, shape.rows, shape.pixels, stride};
-    gradient.data = arena.take<A>(gradient.size(gradient.rows, gradient.pixels, gradient.stride));
-    gradient_before = shape.before;
-    grad_input = {arena.take<A>(s.in_width * stride), s.in_width, stride};
-    grad_weight = arena.take<A>(taps * stride);
-    grad_sum = arena.take<A>(stride);
-    grad_dot = arena.take<A>(stride);
-    no_gradient = arena.take<A>(gradient.pixels * stride);
-    pointers = arena.take<const A*>(2 * taps);
-    bytes = arena.bytes();
-  }
-
-  void clear(const ConvShape& s) const {
-    const int64_t channel_bytes = gradient.stride * static_cast<int64_t>(sizeof(A));
-    input.clear();
-    gradient.clear();
-    __builtin_memset(grad_weight, 0, s.kernel * s.kernel * channel_bytes);
-    __builtin_memset(grad_sum, 0, channel_bytes);
-    __builtin_memset(grad_dot, 0, channel_bytes);
-    __builtin_memset(no_gradient, 0, gradient.pixels * channel_bytes);
-  }
-};
 
 // One item: T is the storage type.
 template <typename T>
@@ -114,22 +31,20 @@ struct BackwardItem {
   }
 
   void stage_gradient(int64_t n, int64_t y) const {
-    const T* grad = row_of(static_cast<const T*>(args.grad_output), n, y, s.out_height,
-                           s.out_width);
-    const T* raw =
-        args.output
-            ? row_of(static_cast<const T*>(args.output), n, y, s.out_height, s.out_width)
-            : nullptr;
-    stage_gradient_row<T, A>({grad, s.out_width, s.channels}, raw, gradient, channels,
-                             {scratch.gradient.row(y) + scratch.gradient_before *
-                                                            scratch.gradient.stride,
-                              s.out_width, scratch.gradient.stride});
+    const T* grad =
+        row_of(static_cast<const T*>(args.grad_output), n, y, s.out_height, s.out_width);
+    const T* raw = args.output
+                       ? row_of(static_cast<const T*>(args.output), n, y, s.out_height, s.out_width)
+                       : nullptr;
+    stage_gradient_row<T, A>(
+        {grad, s.out_width, s.channels}, raw, gradient, channels,
+        {scratch.gradient.row(y) + scratch.gradient_before * scratch.gradient.stride, s.out_width,
+         scratch.gradient.stride});
   }
 
   void add_weight_gradient(int64_t y) const {
     const Taps<A> taps = forward_taps<A>(s, y, scratch.input, nullptr, 0, scratch.pointers);
-    const A* grad =
-        scratch.gradient.row(y) + scratch.gradient_before * scratch.gradient.stride;
+    const A* grad = scratch.gradient.row(y) + scratch.gradient_before * scratch.gradient.stride;
     accumulate_taps<A>(taps, whole_vectors<A>(channels), s.stride * scratch.input.stride,
                        {grad, s.out_width, scratch.gradient.stride}, scratch.grad_weight,
                        scratch.gradient.stride);
@@ -164,9 +79,8 @@ struct BackwardItem {
                        s.stride * stride});
     }
     const Row<const A> from{scratch.grad_input.data, s.in_width, stride};
-    const Row<T> to{
-        row_of(static_cast<T*>(args.grad_input), n, y, s.in_height, s.in_width), s.in_width,
-        s.channels};
+    const Row<T> to{row_of(static_cast<T*>(args.grad_input), n, y, s.in_height, s.in_width),
+                    s.in_width, s.channels};
     if (!args.prologue.scale) return store_row(from, prologue, channels, to);
     const A* mean = ChannelMap<A>::at(args.input_mean, item.channels.begin);
     store_gradient_row(
@@ -179,8 +93,8 @@ struct BackwardItem {
     const bool last_band = item.rows.end == s.out_height;
     const Range own{min_of(item.rows.begin * s.stride, s.in_height),
                     last_band ? s.in_height : min_of(item.rows.end * s.stride, s.in_height)};
-    const T* input = static_cast<const T*>(args.input) +
-                     n * s.in_height * s.in_width * s.channels + item.channels.begin;
+    const T* input = static_cast<const T*>(args.input) + n * s.in_height * s.in_width * s.channels +
+                     item.channels.begin;
     const int64_t reach = kernel_extent(s) - 1;
     int64_t first = item.rows.begin, end = item.rows.end;
     if (args.grad_input && own.size() > 0) {
@@ -225,8 +139,8 @@ struct BackwardItem {
 };
 
 inline int64_t backward_workspace_bytes(const DepthwiseConvBackwardArgs& args) {
-  return dispatch_accumulator(
-      args.dtype, [&](auto a) { return BackwardWorkspace<decltype(a)>(args).bytes; });
+  return dispatch_accumulator(args.dtype,
+                              [&](auto a) { return BackwardWorkspace<decltype(a)>(args).bytes; });
 }
 
 inline int64_t backward_scratch_bytes(const DepthwiseConvBackwardArgs& args) {

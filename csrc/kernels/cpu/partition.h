@@ -13,7 +13,8 @@ constexpr int64_t kItemElements = 64 * 1024;
 constexpr int64_t kMaxItems = 128;
 // A cache line of floats; a multiple of every vector's lanes.
 constexpr int64_t kChannelGrain = 16;
-// Rings of rows that together fit in half of a 512 KB L2 cache leave room for the data streaming by.
+// Rings of rows that together fit in half of a 512 KB L2 cache leave room for the data streaming
+// by.
 constexpr int64_t kRingBytes = 128 * 1024;
 // A band re-reads K - 1 rows of its neighbour's: at most a fifth of its own. A narrower block of
 // channels would read memory in runs too short for the hardware to fetch ahead.
@@ -31,9 +32,9 @@ inline int64_t wanted_items(int64_t elements) {
 
 // A convolution's items: groups of images x bands of output rows x blocks of channels.
 struct ConvPartition {
-  int64_t images, groups;   // images in a group, groups
-  int64_t rows, bands;      // output rows in a band, bands
-  int64_t channels, blocks; // channels in a block, blocks
+  int64_t images, groups;    // images in a group, groups
+  int64_t rows, bands;       // output rows in a band, bands
+  int64_t channels, blocks;  // channels in a block, blocks
 
   int64_t partials() const { return groups * bands; }
   int64_t items() const { return partials() * blocks; }

@@ -21,7 +21,8 @@ template <typename T, typename A, int kLanes>
 inline __device__ void load_weight(const DepthwiseConvArgs& args, int64_t channel, int64_t tap,
                                    A (&to)[kLanes]) {
   const T* weight = static_cast<const T*>(args.weight) + tap * args.weight_tap_stride;
-  for (int v = 0; v < kLanes; ++v) to[v] = decode(weight[(channel + v) * args.weight_channel_stride]);
+  for (int v = 0; v < kLanes; ++v)
+    to[v] = decode(weight[(channel + v) * args.weight_channel_stride]);
 }
 
 template <typename StorageT, int kLanesT, int kStride, typename Prologue>
@@ -45,8 +46,8 @@ class SlidingWindow {
   template <typename Output>
   __device__ void run(const Strip& strip, Output& output) const {
     const int64_t pitch = shape_.out_width * shape_.channels;
-    int64_t to = (strip.image * shape_.out_height + strip.row) * pitch +
-                 strip.column * shape_.channels;
+    int64_t to =
+        (strip.image * shape_.out_height + strip.row) * pitch + strip.column * shape_.channels;
     const int64_t columns = shape_.out_width - strip.column;
     Cursor cursor(shape_, strip);
     A sums[kLive][kColumns][kLanes] = {};

@@ -78,8 +78,8 @@ template <typename Window>
 cudaError_t run(const DepthwiseConvArgs& args, cudaStream_t stream) {
   using A = Accumulator<typename Window::T>;
   const ConvPartition p = partition_for<Window>(args);
-  const auto kernel = args.mean ? &depthwise_conv_kernel<Window, true>
-                                : &depthwise_conv_kernel<Window, false>;
+  const auto kernel =
+      args.mean ? &depthwise_conv_kernel<Window, true> : &depthwise_conv_kernel<Window, false>;
   if (p.strips > 0) {
     const int64_t blocks = p.channel_blocks * p.partitions;
     const cudaError_t error = launch(kernel, blocks, kThreads, stream, ConvParams{args, p});
@@ -111,7 +111,8 @@ bool is_vectorizable(const DepthwiseConvArgs& args) {
 template <typename T, int kLanes, int kStride, typename F>
 void dispatch_prologue(const ScaleShiftAct& prologue, F f) {
   using A = Accumulator<T>;
-  if (!prologue.scale) return f(WindowTag<SlidingWindow<T, kLanes, kStride, Identity<A, kLanes>>>{});
+  if (!prologue.scale)
+    return f(WindowTag<SlidingWindow<T, kLanes, kStride, Identity<A, kLanes>>>{});
   dispatch_activation(prologue.activation, [&](auto activation) {
     using Prologue = Normalize<A, kLanes, decltype(activation)::value>;
     f(WindowTag<SlidingWindow<T, kLanes, kStride, Prologue>>{});
@@ -147,9 +148,8 @@ int64_t depthwise_conv_workspace_bytes_of(const DepthwiseConvArgs& args) {
 template <typename T>
 cudaError_t depthwise_conv_of(const DepthwiseConvArgs& args, cudaStream_t stream) {
   cudaError_t error = cudaErrorInvalidValue;
-  dispatch_window<T>(args, [&](auto tag) {
-    error = run<typename decltype(tag)::type>(args, stream);
-  });
+  dispatch_window<T>(args,
+                     [&](auto tag) { error = run<typename decltype(tag)::type>(args, stream); });
   return error;
 }
 

@@ -62,8 +62,8 @@ struct PartialMoments {
   }
 };
 
-// Merges over i in [0, size): shared[v][i * stride + j] goes to shared[v][j], for every v and j. The
-// calling thread stands for one (i, j); all threads of the block call.
+// Merges over i in [0, size): shared[v][i * stride + j] goes to shared[v][j], for every v and j.
+// The calling thread stands for one (i, j); all threads of the block call.
 template <typename A, int kLanes, int kSize>
 inline __device__ void merge_in_block(Moments<A> (&shared)[kLanes][kSize], int i, int j, int size,
                                       int stride) {

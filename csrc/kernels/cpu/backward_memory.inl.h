@@ -1,0 +1,94 @@
+// The memory of the backward depthwise convolution: the ring of staged gradients beside the ring of
+// inputs, what an item accumulates, and the partial results of all items.
+#pragma once
+
+#include "kernels/cpu/conv_rows.inl.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// The ring of raw-output gradients: the rows and pixels that reach one row of inputs, with zero
+// pixels on the left (`before`) and right for taps that fall outside.
+struct GradientRingShape {
+  int64_t rows, before, pixels;
+};
+
+inline GradientRingShape gradient_ring_shape(const ConvShape& s) {
+  const int64_t reach = kernel_extent(s) - 1;
+  const int64_t before = max_of(0, ceil_div(max_of(0, reach - s.pad_left), s.stride));
+  const int64_t last = (s.in_width - 1 + s.pad_left) / s.stride;
+  return {reach / s.stride + 1, before, before + max_of(s.out_width, last + 1)};
+}
+
+inline ConvPartition backward_partition(const ConvShape& s) {
+  const GradientRingShape gradient = gradient_ring_shape(s);
+  return partition_conv(
+      s, kernel_extent(s) * input_ring_pixels(s) + gradient.rows * gradient.pixels + s.in_width);
+}
+
+template <typename A>
+struct BackwardWorkspace {
+  PackedWeight<A> weight;
+  A* grad_weight;  // [partials, K * K, C]
+  A* grad_sum;     // [partials, C]
+  A* grad_dot;     // [partials, C]
+  int64_t bytes;
+
+  explicit BackwardWorkspace(const DepthwiseConvBackwardArgs& args) {
+    const ConvPartition p = backward_partition(args.shape);
+    const int64_t taps = args.shape.kernel * args.shape.kernel;
+    const int64_t partial_channels = p.partials() * args.shape.channels;
+    Arena arena(args.workspace);
+    weight.stride = p.blocks * p.channels;
+    weight.data = arena.take<A>(args.grad_input ? taps * weight.stride : 0);
+    grad_weight = arena.take<A>(args.grad_weight ? taps * partial_channels : 0);
+    grad_sum = arena.take<A>(args.input_mean ? partial_channels : 0);
+    grad_dot = arena.take<A>(args.input_mean ? partial_channels : 0);
+    bytes = arena.bytes();
+  }
+};
+
+template <typename A>
+struct BackwardScratch {
+  Ring<A> input, gradient;
+  int64_t gradient_before;
+  Row<A> grad_input;  // one row before the mask
+  A* grad_weight;     // [K * K, channels of the block]
+  A* grad_sum;
+  A* grad_dot;
+  A* no_gradient;  // a row of zeros, for taps above and below the image
+  const A** pointers;
+  int64_t bytes;
+
+  BackwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch) {
+    Arena arena(scratch);
+    const GradientRingShape shape = gradient_ring_shape(s);
+    const int64_t stride = ring_stride(p.channels);
+    const int64_t taps = s.kernel * s.kernel;
+    input = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
+    input.data = arena.take<A>(input.size(input.rows, input.pixels, input.stride));
+    gradient = {nullptr, shape.rows, shape.pixels, stride};
+    gradient.data = arena.take<A>(gradient.size(gradient.rows, gradient.pixels, gradient.stride));
+    gradient_before = shape.before;
+    grad_input = {arena.take<A>(s.in_width * stride), s.in_width, stride};
+    grad_weight = arena.take<A>(taps * stride);
+    grad_sum = arena.take<A>(stride);
+    grad_dot = arena.take<A>(stride);
+    no_gradient = arena.take<A>(gradient.pixels * stride);
+    pointers = arena.take<const A*>(2 * taps);
+    bytes = arena.bytes();
+  }
+
+  void clear(const ConvShape& s) const {
+    const int64_t channel_bytes = gradient.stride * static_cast<int64_t>(sizeof(A));
+    input.clear();
+    gradient.clear();
+    __builtin_memset(grad_weight, 0, s.kernel * s.kernel * channel_bytes);
+    __builtin_memset(grad_sum, 0, channel_bytes);
+    __builtin_memset(grad_dot, 0, channel_bytes);
+    __builtin_memset(no_gradient, 0, gradient.pixels * channel_bytes);
+  }
+};
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu
