@@ -1,7 +1,8 @@
 // Mean and variance of every channel in two stages. A thread keeps sums of (x - shift) and its
 // square, where its own first value as shift keeps them small if the mean is large against the
-// deviation; its thread block merges them by Chan's formula and leaves partial moments in the
-// workspace; a second kernel merges those in double. Every order is fixed: no atomics.
+// deviation; its thread block merges them by Chan's formula, as distances from a common origin for
+// the same reason, and leaves partial moments in the workspace; a second kernel merges those in
+// double. Every order is fixed: no atomics.
 #pragma once
 
 #include "kernels/cuda/partition.h"
@@ -38,27 +39,30 @@ struct ShiftedSums {
     ++count;
   }
 
-  __device__ Moments<A> moments(int v) const {
+  // Of the distances from `origin`.
+  __device__ Moments<A> moments(int v, A origin) const {
     if (count == 0) return {};
     const A n = static_cast<A>(count), mean = sum[v] / n;
-    return {n, shift[v] + mean, square[v] - sum[v] * mean};
+    return {n, shift[v] - origin + mean, square[v] - sum[v] * mean};
   }
 };
 
-// Partial moments of all thread blocks; a count is the same for all channels.
+// Partial moments of all thread blocks. A count is the same for all channels. A mean is exact in
+// double: rounded to float where it is large against the deviation, it would spoil the variance.
 template <typename A>
 struct PartialMoments {
-  A* mean;   // [partitions, C]
-  A* m2;     // [partitions, C]
-  A* count;  // [partitions]
+  double* mean;   // [partitions, C]
+  double* count;  // [partitions]
+  A* m2;          // [partitions, C]
 
   MOBILENET_EXT_HOST_DEVICE PartialMoments(void* workspace, int64_t partitions, int64_t channels)
-      : mean(static_cast<A*>(workspace)),
-        m2(mean + partitions * channels),
-        count(m2 + partitions * channels) {}
+      : mean(static_cast<double*>(workspace)),
+        count(mean + partitions * channels),
+        m2(reinterpret_cast<A*>(count + partitions)) {}
 
   static int64_t bytes(int64_t partitions, int64_t channels) {
-    return (2 * channels + 1) * partitions * static_cast<int64_t>(sizeof(A));
+    const int64_t doubles = (channels + 1) * static_cast<int64_t>(sizeof(double));
+    return partitions * (doubles + channels * static_cast<int64_t>(sizeof(A)));
   }
 };
 
@@ -83,13 +87,19 @@ inline __device__ void store_partials(const ShiftedSums<A, kLanes>& sums, const 
                                       const Place& place, int64_t channels,
                                       const PartialMoments<A>& to) {
   __shared__ Moments<A> shared[kLanes][kThreads];
-  for (int v = 0; v < kLanes; ++v) shared[v][threadIdx.x] = sums.moments(v);
+  __shared__ A origin[kLanes][kMaxVectors];
+  for (int v = 0; v < kLanes && place.position == 0; ++v) origin[v][place.vector] = sums.shift[v];
+  __syncthreads();
+  for (int v = 0; v < kLanes; ++v) {
+    shared[v][threadIdx.x] = sums.moments(v, origin[v][place.vector]);
+  }
   merge_in_block(shared, place.position, place.vector, p.positions, p.vectors);
   if (!place.works || place.position > 0) return;
   const int64_t at = place.partition * channels + place.channel;
   for (int v = 0; v < kLanes; ++v) {
-    to.mean[at + v] = shared[v][place.vector].mean;
-    to.m2[at + v] = shared[v][place.vector].m2;
+    const Moments<A>& total = shared[v][place.vector];
+    to.mean[at + v] = static_cast<double>(origin[v][place.vector]) + total.mean;
+    to.m2[at + v] = total.m2;
   }
   if (place.channel == 0) to.count[place.partition] = shared[0][place.vector].count;
 }

@@ -1,0 +1,169 @@
+"""The contenders: ours and those that need nothing but PyTorch; `runtimes.py` has the others.
+
+A builder takes a problem and returns a contender, or raises: `NotAvailable` when the contender
+does not apply here, anything else when it broke. Add one to `INFERENCE` or `TRAINING` to enter it.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from points import DTYPES
+from problem import Problem, backward_values
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mobilenet_ext import FusedMobileNet, MobileNet
+
+OURS = "mobilenet_ext"
+
+
+class NotAvailable(Exception):
+    """This contender cannot take part, and the message says why."""
+
+
+@dataclass
+class Contender:
+    """Something that can be timed, and checked before."""
+
+    run: Callable[[], object]  # one forward pass, or one whole training step
+    check: Callable[[], dict[str, Tensor]]  # the values to compare with `Problem.expected`
+
+
+Builder = Callable[[Problem], Contender]
+
+
+def forward_of(model: Callable[[Tensor], Tensor], problem: Problem, images: Tensor) -> Contender:
+    """Return the contender that runs `model` on `images` under `inference_mode`."""
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return model(images)
+
+    return Contender(run, lambda: {"logits": run()[problem.rows]})
+
+
+def mobilenet_ext(problem: Problem) -> Contender:
+    """FusedMobileNet in eval mode, as it comes."""
+    model = problem.build(FusedMobileNet, channels_last=True)
+    return forward_of(model, problem, problem.inputs(channels_last=True))
+
+
+def mobilenet_ext_freeze(problem: Problem) -> Contender:
+    """`FusedMobileNet.freeze()`."""
+    model = problem.build(FusedMobileNet, channels_last=True).freeze()
+    return forward_of(model, problem, problem.inputs(channels_last=True))
+
+
+def eager(problem: Problem) -> Contender:
+    """Stock PyTorch, NCHW."""
+    model = problem.build(MobileNet, channels_last=False)
+    return forward_of(model, problem, problem.inputs(channels_last=False))
+
+
+def eager_channels_last(problem: Problem) -> Contender:
+    """Stock PyTorch, channels_last."""
+    model = problem.build(MobileNet, channels_last=True)
+    return forward_of(model, problem, problem.inputs(channels_last=True))
+
+
+def bn_folded(problem: Problem) -> Contender:
+    """Stock PyTorch, channels_last, BatchNorm folded into the convolutions."""
+    model = problem.build(MobileNet, channels_last=True)
+    for module in list(model.modules()):
+        convolution, norm = getattr(module, "conv", None), getattr(module, "bn", None)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(convolution, norm)
+            module.bn = nn.Identity()
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return forward_of(model, problem, problem.inputs(channels_last=True))
+
+
+def compiled(mode: str | None) -> Builder:
+    """Return the builder of `torch.compile(mode=mode)`, with weights frozen for inference."""
+
+    def build(problem: Problem) -> Contender:
+        import torch._inductor.config as inductor
+
+        model = problem.build(MobileNet, channels_last=True)
+        images = problem.inputs(channels_last=True)
+        # The generated loops contain the thread count, the compile cache does not: say it here.
+        settings = {"cpp.threads": problem.point.threads}
+        if problem.point.mode == "training":
+            with inductor.patch(settings):
+                contender = training_step(model, torch.compile(model, mode=mode), problem, images)
+                values = contender.check()  # compiles, while the settings hold
+            return Contender(contender.run, lambda: values)
+        contender = forward_of(torch.compile(model, mode=mode), problem, images)
+        with inductor.patch(settings | {"freezing": True}):
+            contender.run()
+        return contender
+
+    return build
+
+
+def training_step(
+    model: nn.Module, call: Callable[[Tensor], Tensor], problem: Problem, images: Tensor
+) -> Contender:
+    """Return the contender whose run is forward, cross-entropy, backward and an SGD step.
+
+    Half precision is autocast with float32 weights, as one trains with it.
+    """
+    point = problem.point
+    labels = problem.labels.to(point.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    precision: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if point.dtype != "float32":
+        precision = torch.autocast(torch.device(point.device).type, DTYPES[point.dtype])
+
+    def run() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with precision:
+            loss = F.cross_entropy(call(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def check() -> dict[str, Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        with precision:
+            logits = call(images)
+        return backward_values(model, logits.float(), labels)
+
+    return Contender(run, check)
+
+
+def trained(factory: type[MobileNet], *, channels_last: bool) -> Builder:
+    """Return the builder of the training step of a `factory` model."""
+
+    def build(problem: Problem) -> Contender:
+        model = problem.build(factory, channels_last=channels_last)
+        return training_step(model, model, problem, problem.inputs(channels_last=channels_last))
+
+    return build
+
+
+INFERENCE: dict[str, Builder] = {
+    OURS: mobilenet_ext,
+    OURS + ".freeze": mobilenet_ext_freeze,
+    "eager": eager,
+    "eager_channels_last": eager_channels_last,
+    "bn_folded": bn_folded,
+    "compile": compiled(None),
+    "compile_max_autotune": compiled("max-autotune"),
+}
+TRAINING: dict[str, Builder] = {
+    OURS: trained(FusedMobileNet, channels_last=True),
+    "eager": trained(MobileNet, channels_last=False),
+    "eager_channels_last": trained(MobileNet, channels_last=True),
+    "compile": compiled(None),
+    "compile_max_autotune": compiled("max-autotune"),
+}
+ON_REQUEST = {"compile_max_autotune"}  # minutes to build: only when named in --peers
+
+
+def is_ours(name: str) -> bool:
+    """Return whether `name` is one of our contenders rather than a peer."""
+    return name == OURS or name.startswith(OURS + ".")

@@ -1,0 +1,92 @@
+"""What the numbers were measured on: processor, versions, commit, date."""
+
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import time
+
+import torch
+
+import mobilenet_ext
+
+PACKAGES = ("torch", "numpy", "onnxruntime", "openvino", "ai-edge-litert")
+CONFIG = ("compiler", "instruction set", "CUDA library", "settings")  # rows of show_config to keep
+
+
+def describe(device: str = "cpu") -> dict[str, object]:
+    """Return the machine, the versions of everything that competes, the commit and the date."""
+    return {
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES if version(name)},
+        "mobilenet_ext": {
+            "version": version("mobilenet_ext"),
+            "config": config(),
+        },
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def config() -> dict[str, str]:
+    """Return what `show_config` says about the kernels in use."""
+    rows = [line.split("  ", 1) for line in mobilenet_ext.show_config().splitlines()]
+    told = {row[0]: row[1].strip() for row in rows if len(row) == 2}
+    return {name: told[name] for name in CONFIG if name in told}
+
+
+def cpu_model() -> str:
+    """Return the processor's name."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def version(package: str) -> str | None:
+    """Return the installed version of `package`, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """Return the git commit of this checkout, marked `-dirty` when files differ from it."""
+    here = pathlib.Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, check=False, cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def matmul_gflops(size: int = 768, seconds: float = 0.2) -> float:
+    """Return the GFLOP/s of a float32 matrix product on torch's threads: a practical peak."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    out, best = torch.empty(size, size), float("inf")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        torch.mm(left, right, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9

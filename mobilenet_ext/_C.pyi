@@ -1,0 +1,15 @@
+def available_isas() -> list[str]:
+    """Instruction sets this CPU can run, best last."""
+
+def build_info() -> dict[str, str]:
+    """How this library was built: torch, compiler, architecture."""
+
+def isa() -> str:
+    """The instruction set in use."""
+
+def set_isa(name: str) -> None:
+    """Makes another instruction set the one in use.
+
+    Raises:
+        ValueError: This CPU cannot run it, or there is none of that name.
+    """

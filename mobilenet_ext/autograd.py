@@ -1,0 +1,254 @@
+"""Forward and backward of the fused units, written once on top of the ops.
+
+What is saved is what was written anyway: raw convolution outputs, never a normalised map. The
+backward recomputes BatchNorm and activation on load from a few [C] vectors:
+
+    r --bn--> y --act--> z     dy = dz * act'(y)     d_raw = scale * dy + raw_scale * r + raw_shift
+
+The ops have no autograd formula of their own: without gradients the forward functions here are
+called directly, with gradients the Function classes wrap them; double_backward.py takes over when
+a backward is itself recorded.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function
+
+from .batch_norm import (
+    Affine,
+    Options,
+    Statistics,
+    Sums,
+    Vectors,
+    batch_affine,
+    parameter_gradients,
+    raw_coefficients,
+    running_affine,
+)
+from .double_backward import is_recorded, recorded_bn_relu, recorded_unit
+from .geometry import Unit
+
+_ops = torch.ops.mobilenet_ext
+
+
+class UnitForward(NamedTuple):
+    """What a depthwise unit computed on its way."""
+
+    output: Tensor
+    raw: Tensor
+    bn: Affine
+    input_bn: Affine
+    statistics: Statistics
+    input_statistics: Statistics
+
+
+def normalise(
+    raw: Tensor,
+    vectors: Vectors,
+    options: Options,
+    own: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Affine, Statistics]:
+    """Make one BatchNorm ready to apply; `own` are raw's mean and var where they are known."""
+    weight, bias, mean, var = vectors
+    if mean is not None and var is not None:
+        return running_affine(raw, weight, bias, mean, var, options.eps), Statistics()
+    mean, var = own or _ops.batch_norm_statistics(raw)
+    return batch_affine(raw, mean, var, weight, bias, options)
+
+
+def bn_relu_forward(
+    input: Tensor, vectors: Vectors, options: Options
+) -> tuple[Tensor, Affine, Statistics]:
+    """Compute act(bn(input))."""
+    bn, statistics = normalise(input, vectors, options)
+    output = _ops.scale_shift_act(input, bn.scale, bn.shift, options.activation)
+    return output, bn, statistics
+
+
+def depthwise_forward(
+    input: Tensor, weight: Tensor, vectors: Vectors, input_vectors: Vectors, unit: Unit
+) -> UnitForward:
+    """Compute act(bn(conv(act(input_bn(input))))) and keep the raw output of conv."""
+    input_bn, input_statistics, input_activation = Affine(), Statistics(), 0
+    if unit.input_bn is not None:
+        input_bn, input_statistics = normalise(input, input_vectors, unit.input_bn)
+        input_activation = unit.input_bn.activation
+    prologue = (input_bn.scale, input_bn.shift, input_activation)
+    no_epilogue = (None, None, 0)
+    of_batch = vectors.mean is None
+    raw, mean, var = _ops.depthwise_conv(
+        input, weight, *prologue, *no_epilogue, of_batch, *unit.conv
+    )
+    bn, statistics = normalise(raw, vectors, unit.bn, (mean, var))
+    output = _ops.scale_shift_act(raw, bn.scale, bn.shift, unit.bn.activation)
+    return UnitForward(output, raw, bn, input_bn, statistics, input_statistics)
+
+
+def depthwise_inference(
+    input: Tensor, weight: Tensor, vectors: Vectors, input_vectors: Vectors, unit: Unit
+) -> Tensor:
+    """Compute the same with running statistics in one pass; there is no raw output."""
+    input_bn, input_activation = Affine(), 0
+    if unit.input_bn is not None:
+        input_bn, _ = normalise(input, input_vectors, unit.input_bn)
+        input_activation = unit.input_bn.activation
+    bn, _ = normalise(input, vectors, unit.bn)
+    prologue = (input_bn.scale, input_bn.shift, input_activation)
+    epilogue = (bn.scale, bn.shift, unit.bn.activation)
+    output: Tensor
+    output, _, _ = _ops.depthwise_conv(input, weight, *prologue, *epilogue, False, *unit.conv)
+    return output
+
+
+class BNReLU(Function):
+    """act(bn(input)), then the batch's Statistics, which carry no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, options: Options, *vectors: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Run the unit; `vectors` are the four of its BatchNorm."""
+        output, bn, statistics = bn_relu_forward(input, Vectors(*vectors), options)
+        ctx.options = options
+        ctx.save_for_backward(input, *vectors, *bn)
+        _mark_statistics(ctx, *statistics)
+        return output, *statistics
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        """Reduce, then apply; gradients for (input, options, weight, bias, mean, var)."""
+        if grad_output is None:
+            return (None,) * 6
+        options: Options = ctx.options
+        if is_recorded(options):
+            return recorded_bn_relu(ctx, grad_output)
+
+        need_input, _, need_weight, need_bias, *_ = ctx.needs_input_grad
+        input, *saved = ctx.saved_tensors
+        vectors, bn = Vectors(*saved[:4]), Affine(*saved[4:])
+        of_batch = vectors.mean is None
+        grad_input, sums = None, Sums()
+        if need_weight or need_bias or of_batch:
+            sums = _reduce(grad_output, input, bn, options)
+        if need_input:
+            grad_input = _ops.scale_shift_act_backward(
+                grad_output,
+                input,
+                bn.scale,
+                bn.shift,
+                options.activation,
+                bn.scale,
+                *_raw_coefficients(input, bn, sums, options, of_batch),
+            )
+        return grad_input, None, *parameter_gradients(bn, sums, need_weight, need_bias), None, None
+
+
+class DepthwiseConvBNReLU(Function):
+    """act(bn(conv(act(input_bn(input))))), input_bn optional, then the Statistics of both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, unit: Unit, *vectors: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Run the unit; `vectors` are the four of bn, then the four of input_bn."""
+        result = depthwise_forward(
+            input, weight, Vectors(*vectors[:4]), Vectors(*vectors[4:]), unit
+        )
+        ctx.unit = unit
+        ctx.save_for_backward(input, weight, *vectors, result.raw, *result.bn, *result.input_bn)
+        statistics = (*result.statistics, *result.input_statistics)
+        _mark_statistics(ctx, *statistics)
+        return result.output, *statistics
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        """Reduce, convolve, apply; gradients for (input, weight, unit, bn's 4, input_bn's 4)."""
+        if grad_output is None:
+            return (None,) * 11
+        unit: Unit = ctx.unit
+        if is_recorded(unit.bn, unit.input_bn):
+            return recorded_unit(ctx, grad_output)
+
+        need_input, need_weight, _, need_gamma, need_beta, *_ = ctx.needs_input_grad
+        need_input_gamma, need_input_beta = ctx.needs_input_grad[7:9]
+        input, weight, *saved = ctx.saved_tensors
+        vectors, input_vectors, raw = Vectors(*saved[:4]), Vectors(*saved[4:8]), saved[8]
+        bn, input_bn = Affine(*saved[9:14]), Affine(*saved[14:])
+        need_map = need_input or need_input_gamma or need_input_beta
+
+        of_batch, sums = vectors.mean is None, Sums()
+        if need_gamma or need_beta or of_batch:
+            sums = _reduce(grad_output, raw, bn, unit.bn)
+        grad_input, grad_weight, input_sums = None, None, Sums()
+        if need_map or need_weight:
+            coefficients = _raw_coefficients(raw, bn, sums, unit.bn, of_batch)
+            grad_input, grad_weight, *both = _ops.depthwise_conv_backward(
+                grad_output,
+                raw,
+                bn.scale,
+                bn.shift,
+                unit.bn.activation,
+                bn.scale,
+                *coefficients,
+                input,
+                weight,
+                input_bn.scale,
+                input_bn.shift,
+                input_bn.mean if need_map else None,
+                unit.input_bn.activation if unit.input_bn else 0,
+                *unit.conv,
+                need_map,
+                need_weight,
+            )
+            input_sums = Sums(*both)
+        if unit.input_bn is not None and need_input:
+            of_batch = input_vectors.mean is None
+            grad_input = _ops.scale_shift_act_backward(
+                grad_input,
+                input,
+                None,
+                None,
+                0,
+                input_bn.scale,
+                *_raw_coefficients(input, input_bn, input_sums, unit.input_bn, of_batch),
+            )
+        return (
+            grad_input if need_input else None,
+            grad_weight if need_weight else None,
+            None,
+            *parameter_gradients(bn, sums, need_gamma, need_beta),
+            None,
+            None,
+            *parameter_gradients(input_bn, input_sums, need_input_gamma, need_input_beta),
+            None,
+            None,
+        )
+
+
+def _mark_statistics(ctx: Any, *statistics: Tensor | None) -> None:
+    """Tell autograd that only the first output has a gradient."""
+    ctx.mark_non_differentiable(*(x for x in statistics if x is not None))
+    if not torch.compiler.is_compiling():
+        ctx.set_materialize_grads(False)
+
+
+def _reduce(grad_output: Tensor, raw: Tensor, bn: Affine, options: Options) -> Sums:
+    """Sum dy and dy * (raw - mean) per channel: one pass over both maps."""
+    return Sums(
+        *_ops.scale_shift_act_backward_reduce(
+            grad_output, raw, bn.scale, bn.shift, options.activation, bn.mean
+        )
+    )
+
+
+def _raw_coefficients(
+    raw: Tensor, bn: Affine, sums: Sums, options: Options, of_batch: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradient through the batch statistics; running ones pass none."""
+    if not of_batch:
+        return None, None
+    return raw_coefficients(raw, bn, sums, options.process_group)

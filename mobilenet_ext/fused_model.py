@@ -1,0 +1,128 @@
+"""FusedMobileNet: the same network as MobileNet, run as a chain of fused units.
+
+Training writes raw convolution outputs only:
+
+    stem conv -> raw -> [BN, act, depthwise, BN, act] -> pointwise -> raw -> ... -> BN, act -> head
+
+Each bracket is one functional.bn_relu_depthwise_conv_bn_relu. Inference takes a FrozenMobileNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from . import functional, layers, nn
+from .frozen_cache import FrozenCache
+from .model import MobileNet
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .inference import FrozenMobileNet
+
+
+class FusedMobileNet(MobileNet):
+    """MobileNetV1 on fused kernels: a drop-in for MobileNet, with its arguments and state dict.
+
+    There are four ways through it, all with MobileNet's results up to rounding:
+
+    - training, or gradients, or torch.compile, or autocast: the chain of fused units. The input is
+      converted to channels_last once. A BatchNorm in eval mode is frozen.
+    - eval() without gradients: a cached FrozenMobileNet, made anew whenever a parameter or buffer
+      has changed. It costs the memory of a second set of weights. Writes through `.data` and
+      changed attributes (bn.eps) are not noticed: call eval() again after them, or use freeze().
+    - a hook on a block, the stem or any layer in it, a replaced layer (see nn.py), features_only,
+      or a device without kernels: module by module, so that hooks fire. Each block without hooks
+      inside still runs fused. Hooks on the network itself change nothing.
+    - torch.export and torch.jit.trace: stock ops only, so that the result runs anywhere.
+    """
+
+    stem_type = nn.ConvBNReLU
+    block_type = nn.SeparableBlock
+    _frozen: FrozenCache | None = None
+
+    def forward(self, input: Tensor) -> Tensor | list[Tensor]:
+        """Logits [N, num_classes], pooled features without a classifier, or the feature maps."""
+        frozen = self._frozen_for(input)
+        return super().forward(input) if frozen is None else frozen(input)
+
+    def forward_features(self, input: Tensor) -> Tensor | list[Tensor]:
+        """Last activated map [N, num_features, H', W'], or the list of maps if features_only."""
+        self.check_input(input)
+        input = input.contiguous(memory_format=torch.channels_last)
+        if self.features_only or not self._can_chain(input):
+            return super().forward_features(input)
+        return self._chain(input)
+
+    def _chain(self, input: Tensor) -> Tensor:
+        """Run the units; only raw convolution outputs pass from one to the next."""
+        raw = self.stem.conv(self.stem.pad(input))
+        raw = raw.contiguous(memory_format=torch.channels_last)
+        bn = nn.read_batch_norm(self.stem.bn, self.stem.activation)
+        for block in cast("list[nn.SeparableBlock]", self.blocks):
+            depthwise, pointwise = block.depthwise, block.pointwise
+            z = functional.bn_relu_depthwise_conv_bn_relu(
+                raw,
+                bn,
+                depthwise.conv.weight,
+                nn.read_batch_norm(depthwise.bn, depthwise.activation),
+                stride=depthwise.conv.stride[0],
+                padding=depthwise.padding,
+                dilation=depthwise.conv.dilation[0],
+            )
+            raw = nn.pointwise_conv(z, pointwise.conv.weight)
+            bn = nn.read_batch_norm(pointwise.bn, pointwise.activation)
+        return functional.bn_relu(raw, **bn.arguments, process_group=bn.process_group)
+
+    def _can_chain(self, input: Tensor) -> bool:
+        """Tell whether every layer is stock and nobody listens inside."""
+        for module in self.modules():
+            if module is not self and nn.has_hooks(module):
+                return False
+            if isinstance(module, layers.ConvBNReLU) and not nn.can_fuse(module, input):
+                return False
+        return True
+
+    def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:
+        """Return the up-to-date frozen copy where it may stand in for this network."""
+        if (
+            self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or nn.is_exporting()
+            or type(input) is not Tensor
+            or functional.is_autocast_enabled(input.device)
+        ):
+            return None
+        if self._frozen is None or not self._frozen.has_same_modules():
+            self._frozen = FrozenCache(self)
+        return self._frozen.get(self)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode and forget the frozen copy."""
+        self._frozen = None
+        return super().train(mode)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load and forget the frozen copy."""
+        self._frozen = None
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._frozen = None
+        return super()._apply(fn, recurse)
+
+    def _replicate_for_data_parallel(self) -> Self:
+        replica = super()._replicate_for_data_parallel()
+        replica._frozen = None
+        return replica
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the frozen copy out of pickles and deep copies."""
+        return {**self.__dict__, "_frozen": None}

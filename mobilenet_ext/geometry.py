@@ -1,0 +1,64 @@
+"""Where a convolution looks: padding rules, output sizes, and the integers that the ops take."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+
+from .batch_norm import Options
+
+Padding: TypeAlias = int | tuple[int, int, int, int] | Literal["same"]
+"""The same on every side, (left, right, top, bottom), or TensorFlow's SAME by input size."""
+
+
+class Conv(NamedTuple):
+    """Geometry of a depthwise convolution, in the order in which the ops take it."""
+
+    stride: int
+    pad_left: int
+    pad_right: int
+    pad_top: int
+    pad_bottom: int
+    dilation: int
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """(left, right, top, bottom), as `torch.nn.functional.pad` takes it."""
+        return self[1:5]
+
+
+class Unit(NamedTuple):
+    """What is not a tensor in a depthwise unit: geometry, its BatchNorm, its input's if any."""
+
+    conv: Conv
+    bn: Options
+    input_bn: Options | None
+
+
+def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Pad one axis as TensorFlow's SAME: output size ceil(size / stride), the odd one at the end.
+
+    With a stride the padding depends on `size % stride`, which is all that a compiled graph
+    with dynamic sizes is specialised on.
+    """
+    remainder = int(size % stride)
+    total = max((kernel_size - 1) * dilation + 1 - (remainder or stride), 0)
+    return total // 2, total - total // 2
+
+
+def conv_geometry(
+    input: torch.Tensor, kernel_size: int, stride: int, padding: Padding, dilation: int
+) -> Conv:
+    """Resolve a padding rule for an input [N, C, H, W]."""
+    if isinstance(padding, int):
+        pads = (padding, padding, padding, padding)
+    elif padding == "same":
+        height, width = input.shape[2:]
+        pads = (
+            *same_padding(width, kernel_size, stride, dilation),
+            *same_padding(height, kernel_size, stride, dilation),
+        )
+    else:
+        pads = padding
+    return Conv(stride, *pads, dilation)

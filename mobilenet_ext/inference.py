@@ -1,0 +1,207 @@
+"""Inference with BatchNorm folded away: FrozenMobileNet, and the cache that FusedMobileNet keeps.
+
+A folded convolution is act(conv(x, weight * scale) + shift); batch_norm.py has scale and shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import functional, layers
+from .batch_norm import ACTIVATIONS, running_affine
+from .checks import require
+from .geometry import Padding, conv_geometry
+from .model import FEATURE_BLOCKS, MobileNet
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class FoldedConv(NamedTuple):
+    """A convolution with its BatchNorm folded in.
+
+    `scale` is all ones and `shift` the folded bias, in the vectors' dtype, as the op takes them;
+    `bias` is the same in the weight's dtype, as torch takes it.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    shift: Tensor
+    kernel_size: int
+    stride: int
+    padding: Padding
+    dilation: int
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> FoldedConv:
+        """Apply what nn.Module.to applies; vectors of 16-bit weights stay float32."""
+
+        def vector(x: Tensor) -> Tensor:
+            y = fn(x)
+            return y if y.dtype in (torch.float32, torch.float64) else x.to(y.device)
+
+        return self._replace(
+            weight=fn(self.weight),
+            bias=fn(self.bias),
+            scale=vector(self.scale),
+            shift=vector(self.shift),
+        )
+
+
+def fold(layer: layers.ConvBNReLU) -> FoldedConv:
+    """Fold a layer's BatchNorm into a copy of its convolution.
+
+    Raises:
+        ValueError: the layer is not a plain Conv2d and BatchNorm2d with running statistics.
+    """
+    conv, bn = layer.conv, layer.bn
+    plain = type(conv) is nn.Conv2d and type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    got = f"{type(conv).__name__} and {type(bn).__name__}"
+    require(
+        plain and conv.bias is None, "freeze: layer", "Conv2d without bias and BatchNorm2d", got
+    )
+    mean, var = bn.running_mean, bn.running_var
+    if mean is None or var is None:
+        raise ValueError("freeze: running statistics must be tracked, got None")
+    scale, shift, *_ = running_affine(conv.weight, bn.weight, bn.bias, mean, var, bn.eps)
+    assert scale is not None
+    assert shift is not None
+    weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
+    return FoldedConv(
+        weight,
+        shift.to(weight.dtype),
+        torch.ones_like(scale),
+        shift,
+        conv.kernel_size[0],
+        conv.stride[0],
+        layer.padding,
+        conv.dilation[0],
+    )
+
+
+def taps_first(conv: FoldedConv) -> FoldedConv:
+    """Lay a depthwise weight [C, 1, K, K] out as [K, K, C], which is how the kernel reads it."""
+    taps = conv.weight.flatten(1).t().contiguous()
+    return conv._replace(weight=taps.t().unflatten(1, conv.weight.shape[1:]))
+
+
+def flat(conv: FoldedConv) -> FoldedConv:
+    """Make a pointwise weight [C', C, 1, 1] a matrix [C', C]."""
+    return conv._replace(weight=conv.weight.flatten(1).contiguous())
+
+
+class FrozenMobileNet(nn.Module):
+    """Inference-only copy of a MobileNet or FusedMobileNet, as `freeze()` returns it.
+
+    Owns folded weights, which later changes of the model do not reach, and never records gradients.
+    It has no parameters and an empty state dict: save the model, or pickle this one whole. `.to()`
+    moves and casts it. Keep fixed what the model had when it was frozen: its mode does not matter.
+
+    Args:
+        model: where the weights come from.
+
+    Raises:
+        ValueError: a layer is no plain Conv2d, BatchNorm2d or Linear, or has no running statistics.
+    """
+
+    def __init__(self, model: MobileNet) -> None:
+        super().__init__()
+        self.activation = model.config["activation"]
+        self.in_channels = model.stem.conv.in_channels
+        self.features_only = model.features_only
+        with torch.inference_mode(False), torch.no_grad():
+            self._stem = fold(model.stem)
+            self._blocks = [
+                (taps_first(fold(block.depthwise)), flat(fold(block.pointwise)))
+                for block in model.blocks
+                if isinstance(block, layers.SeparableBlock)
+            ]
+            self._classifier = _copy_classifier(model.classifier)
+
+    @torch.no_grad()
+    def forward(self, input: Tensor) -> Tensor | list[Tensor]:
+        """Logits [N, num_classes], pooled features without a classifier, or the feature maps."""
+        features = self.forward_features(input)
+        if isinstance(features, list):
+            return features
+        pooled = features.mean((2, 3))
+        return F.linear(pooled, *self._classifier) if self._classifier else pooled
+
+    @torch.no_grad()
+    def forward_features(self, input: Tensor) -> Tensor | list[Tensor]:
+        """Last activated map, or the list of maps if features_only."""
+        require(
+            input.dim() == 4 and input.shape[1] == self.in_channels,
+            "FrozenMobileNet: input",
+            f"[N, C, H, W] with C = {self.in_channels}",
+            list(input.shape),
+        )
+        x = input.contiguous(memory_format=torch.channels_last)
+        fused = functional.device_has_kernels(input.device)
+        x = self._stock(x, self._stem, groups=1)
+        maps = []
+        for index, (depthwise, pointwise) in enumerate(self._blocks):
+            if fused and depthwise.weight.shape[0] == x.shape[1]:
+                x = self._depthwise(x, depthwise)
+            else:
+                x = self._stock(x, depthwise, groups=x.shape[1])
+            x = self._pointwise(x, pointwise)
+            if self.features_only and index in FEATURE_BLOCKS:
+                maps.append(x)
+        return maps if self.features_only else x
+
+    def _stock(self, x: Tensor, conv: FoldedConv, groups: int) -> Tensor:
+        """act(conv(x)) by torch, in channels_last."""
+        geometry = conv_geometry(x, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        padded = F.pad(x, geometry.padding) if any(geometry.padding) else x
+        raw = F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, groups)
+        return self._activate(raw.contiguous(memory_format=torch.channels_last))
+
+    def _depthwise(self, x: Tensor, conv: FoldedConv) -> Tensor:
+        """act(conv(x)) by the depthwise kernel, in one pass."""
+        output: Tensor
+        output, _, _ = torch.ops.mobilenet_ext.depthwise_conv(
+            x,
+            conv.weight,
+            None,
+            None,
+            0,
+            conv.scale,
+            conv.shift,
+            ACTIVATIONS[self.activation],
+            False,
+            *conv_geometry(x, conv.kernel_size, conv.stride, conv.padding, conv.dilation),
+        )
+        return output
+
+    def _pointwise(self, x: Tensor, conv: FoldedConv) -> Tensor:
+        """act(conv(x)) as a matrix product over the pixels of a channels_last map."""
+        pixels = F.linear(x.permute(0, 2, 3, 1), conv.weight, conv.bias)
+        return self._activate(pixels).permute(0, 3, 1, 2)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        """In place: nobody else has seen x."""
+        return x.relu_() if self.activation == "relu" else x.clamp_(0, 6)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._stem = self._stem.map(fn)
+        self._blocks = [(dw.map(fn), pw.map(fn)) for dw, pw in self._blocks]
+        self._classifier = tuple(map(fn, self._classifier))
+        return super()._apply(fn, recurse)
+
+    def extra_repr(self) -> str:
+        """Sizes; the weights are no parameters."""
+        return f"in_channels={self.in_channels}, blocks={len(self._blocks)}"
+
+
+def _copy_classifier(classifier: nn.Module) -> tuple[Tensor, ...]:
+    """Copy the weight, and the bias if there is one; nothing for Identity."""
+    known = type(classifier) in (nn.Linear, nn.Identity)
+    got = type(classifier).__name__
+    require(known, "freeze: classifier", "nn.Linear or nn.Identity", got)
+    return tuple(parameter.detach().clone() for parameter in classifier.parameters())

@@ -1,0 +1,221 @@
+"""MobileNet's building blocks from stock torch.nn: the baseline, and what nn.py fuses.
+
+Each owns a real nn.Conv2d `conv` and nn.BatchNorm2d `bn`, so state dicts, optimizers and
+convert_sync_batchnorm find what they expect. nn.py's classes only replace `forward`.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .batch_norm import ACTIVATIONS
+from .checks import check_padding, require
+from .geometry import Conv, Padding, conv_geometry
+from .reference import activate
+
+
+class ConvBNReLU(nn.Module):
+    """Convolution without bias, BatchNorm, activation.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: K, square.
+        stride: step in both axes.
+        padding: zeros on every side, or (left, right, top, bottom), or "same" for TensorFlow's
+            SAME, whose padding depends on the size of the input.
+        dilation: distance of the taps in both axes.
+        groups: as in nn.Conv2d.
+        activation: "relu", "relu6" or None.
+        eps: of BatchNorm.
+        momentum: of BatchNorm; None averages over all batches.
+
+    Shape: [N, C, H, W] to [N, C', H', W'].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: Padding = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        activation: str | None = "relu6",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        check_padding(name, padding)
+        names = list(ACTIVATIONS)
+        require(activation in names, f"{name}: activation", f"in {names}", activation)
+        self.padding = padding
+        self.activation = activation
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=padding if isinstance(padding, int) else 0,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+        self.bn = nn.BatchNorm2d(out_channels, eps, momentum)
+
+    def geometry(self, input: Tensor) -> Conv:
+        """Resolve the padding for an input [N, C, H, W]."""
+        conv = self.conv
+        return conv_geometry(
+            input, conv.kernel_size[0], conv.stride[0], self.padding, conv.dilation[0]
+        )
+
+    def pad(self, input: Tensor) -> Tensor:
+        """Add the zeros that `conv` does not add by itself."""
+        if isinstance(self.padding, int):
+            return input
+        return F.pad(input, self.geometry(input).padding)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """act(bn(conv(input)))."""
+        return activate(self.bn(self.conv(self.pad(input))), ACTIVATIONS[self.activation])
+
+    def extra_repr(self) -> str:
+        """Show what the children do not."""
+        return f"padding={self.padding!r}, activation={self.activation!r}"
+
+
+class DepthwiseConvBNReLU(ConvBNReLU):
+    """Depthwise convolution, BatchNorm, activation.
+
+    Args:
+        channels: C.
+        kernel_size: K, square.
+        stride: step in both axes.
+        padding: as in ConvBNReLU.
+        dilation: distance of the taps in both axes.
+        depth_multiplier: outputs per input channel.
+        activation: "relu", "relu6" or None.
+        eps: of BatchNorm.
+        momentum: of BatchNorm; None averages over all batches.
+
+    Shape: [N, C, H, W] to [N, C * depth_multiplier, H', W'].
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        padding: Padding = 1,
+        dilation: int = 1,
+        depth_multiplier: int = 1,
+        activation: str | None = "relu6",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
+        super().__init__(
+            channels,
+            channels * depth_multiplier,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=channels,
+            activation=activation,
+            eps=eps,
+            momentum=momentum,
+        )
+
+
+class PointwiseConvBNReLU(ConvBNReLU):
+    """1x1 convolution, BatchNorm, activation.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        activation: "relu", "relu6" or None.
+        eps: of BatchNorm.
+        momentum: of BatchNorm; None averages over all batches.
+
+    Shape: [N, C, H, W] to [N, C', H, W].
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        activation: str | None = "relu6",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, 1, activation=activation, eps=eps, momentum=momentum
+        )
+
+
+class SeparableBlock(nn.Module):
+    """Depthwise, then pointwise convolution, each with BatchNorm and activation.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: of the depthwise convolution, square.
+        stride: of the depthwise convolution.
+        padding: of the depthwise convolution, as in ConvBNReLU.
+        dilation: of the depthwise convolution.
+        depth_multiplier: depthwise outputs per input channel.
+        activation: "relu", "relu6" or None.
+        eps: of both BatchNorms.
+        momentum: of both BatchNorms; None averages over all batches.
+
+    Shape: [N, C, H, W] to [N, C', H', W'].
+    """
+
+    depthwise_type = DepthwiseConvBNReLU
+    pointwise_type = PointwiseConvBNReLU
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: Padding = 1,
+        dilation: int = 1,
+        depth_multiplier: int = 1,
+        activation: str | None = "relu6",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+    ) -> None:
+        super().__init__()
+        self.depthwise = self.depthwise_type(
+            in_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            depth_multiplier=depth_multiplier,
+            activation=activation,
+            eps=eps,
+            momentum=momentum,
+        )
+        self.pointwise = self.pointwise_type(
+            in_channels * depth_multiplier,
+            out_channels,
+            activation=activation,
+            eps=eps,
+            momentum=momentum,
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """pointwise(depthwise(input))."""
+        output: Tensor = self.pointwise(self.depthwise(input))
+        return output

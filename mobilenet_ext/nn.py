@@ -1,0 +1,172 @@
+"""Modules with fused forwards; their children, names and state dicts are those of layers.py.
+
+The children hold the parameters and are not called. Where calling them matters, a module runs the
+stock path through them instead: when one has hooks (pruning uses them), when one is not exactly
+nn.Conv2d and nn.BatchNorm2d or nn.SyncBatchNorm (a parametrised, quantised or folded layer), when
+the convolution has a bias or a depth multiplier, on devices without kernels, and while
+torch.export or torch.jit.trace record. Hooks registered globally on all modules do not count:
+they see the modules that run.
+
+A BatchNorm child in eval mode is frozen: its running statistics normalise, gradients still flow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import functional, layers
+from .batch_norm import BatchNorm
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["ConvBNReLU", "DepthwiseConvBNReLU", "PointwiseConvBNReLU", "SeparableBlock"]
+
+
+class ConvBNReLU(layers.ConvBNReLU):
+    """Any convolution, by torch, then BatchNorm and activation in one pass.
+
+    Takes the arguments of layers.ConvBNReLU.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """act(bn(conv(input))), BatchNorm and activation by functional.bn_relu."""
+        if not can_fuse(self, input):
+            return super().forward(input)
+        bn = read_batch_norm(self.bn, self.activation)
+        raw = self.conv(self.pad(input))
+        return functional.bn_relu(raw, **bn.arguments, process_group=bn.process_group)
+
+
+class DepthwiseConvBNReLU(layers.DepthwiseConvBNReLU):
+    """Depthwise convolution, BatchNorm and activation as one unit.
+
+    Takes the arguments of layers.DepthwiseConvBNReLU.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """act(bn(conv(input))) by functional.depthwise_conv_bn_relu, or through the children."""
+        if not can_fuse(self, input):
+            return super().forward(input)
+        conv, bn = self.conv, read_batch_norm(self.bn, self.activation)
+        return functional.depthwise_conv_bn_relu(
+            input,
+            conv.weight,
+            *bn[:4],
+            stride=conv.stride[0],
+            padding=self.padding,
+            dilation=conv.dilation[0],
+            training=bn.training,
+            momentum=bn.momentum,
+            eps=bn.eps,
+            activation=bn.activation,
+            process_group=bn.process_group,
+        )
+
+
+class PointwiseConvBNReLU(layers.PointwiseConvBNReLU):
+    """1x1 convolution as a matrix product, then BatchNorm and activation in one pass.
+
+    Takes the arguments of layers.PointwiseConvBNReLU.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """act(bn(conv(input))): a matrix product and functional.bn_relu, or the children."""
+        if not can_fuse(self, input):
+            return super().forward(input)
+        bn = read_batch_norm(self.bn, self.activation)
+        raw = pointwise_conv(input, self.conv.weight)
+        return functional.bn_relu(raw, **bn.arguments, process_group=bn.process_group)
+
+
+class SeparableBlock(layers.SeparableBlock):
+    """Depthwise, then pointwise convolution, each with BatchNorm and activation.
+
+    Takes the arguments of layers.SeparableBlock.
+    """
+
+    depthwise_type = DepthwiseConvBNReLU
+    pointwise_type = PointwiseConvBNReLU
+
+
+def pointwise_conv(input: Tensor, weight: Tensor) -> Tensor:
+    """1x1 convolution; on channels_last maps a matrix product over pixels.
+
+    Args:
+        input: [N, C, H, W].
+        weight: [C', C, 1, 1].
+
+    Returns:
+        [N, C', H, W] in the input's memory format.
+    """
+    if not input.is_contiguous(memory_format=torch.channels_last):
+        return F.conv2d(input, weight)
+    return F.linear(input.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
+
+
+def is_exporting() -> bool:
+    """Tell whether the graph being recorded should hold stock ops, to run without this package."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tracing or torch.compiler.is_exporting()
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether calling the module runs more than its forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def can_fuse(layer: layers.ConvBNReLU, input: Tensor) -> bool:
+    """Tell whether the fused forward computes what calling the children would."""
+    conv, bn = layer.conv, layer.bn
+    if is_exporting():
+        return False
+    return (
+        type(conv) is nn.Conv2d
+        and type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+        and conv.bias is None
+        and conv.groups in (1, conv.out_channels)
+        and not has_hooks(conv)
+        and not has_hooks(bn)
+        and functional.device_has_kernels(input.device)
+    )
+
+
+def read_batch_norm(bn: nn.modules.batchnorm._BatchNorm, activation: str | None) -> BatchNorm:
+    """Take a BatchNorm module's tensors and options for one forward, counting it as torch does."""
+    momentum = 0.0 if bn.momentum is None else bn.momentum
+    tracks = not bn.training or bn.track_running_stats
+    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if bn.momentum is None:
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    return BatchNorm(
+        bn.weight,
+        bn.bias,
+        bn.running_mean if tracks else None,
+        bn.running_var if tracks else None,
+        bn.training or (bn.running_mean is None and bn.running_var is None),
+        momentum,
+        bn.eps,
+        activation,
+        sync_group(bn),
+    )
+
+
+def sync_group(bn: nn.Module) -> ProcessGroup | None:
+    """Return the ranks that a training SyncBatchNorm shares its statistics with, if any."""
+    if not isinstance(bn, nn.SyncBatchNorm) or not bn.training:
+        return None
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    group = bn.process_group or dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None

@@ -1,0 +1,206 @@
+"""The case table and the tolerance table: every shape, layout and bound that the tests share.
+
+Cases are chosen and named, never a cross product: each is here because a kernel could fail on it
+and on none of the others. Tensors are views into buffers of NaN, so that a read outside of a
+tensor shows in the result.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DTYPE_IDS = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
+
+
+@dataclass(frozen=True)
+class ConvCase:
+    """A depthwise convolution; `padding` is (left, right, top, bottom)."""
+
+    name: str
+    batch: int
+    channels: int
+    height: int
+    width: int
+    kernel: int = 3
+    stride: int = 1
+    padding: tuple[int, int, int, int] = (1, 1, 1, 1)
+    dilation: int = 1
+    layout: str = "channels_last"  # of the input, see `LAYOUTS`
+    grad_layout: str = "channels_last"  # of the gradient of the output
+    activation: str | None = "relu6"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.channels, self.height, self.width
+
+    @property
+    def geometry(self) -> tuple[int, int, int, int, int, int]:
+        """The last arguments of the ops: stride, the four paddings, dilation."""
+        return (self.stride, *self.padding, self.dilation)
+
+    @property
+    def code(self) -> int:
+        return ACTIVATIONS[self.activation]
+
+
+CASES = (
+    # Maps that are all border, or no map at all.
+    ConvCase("empty_batch", 0, 8, 5, 5),
+    ConvCase("one_pixel", 1, 8, 1, 1),
+    ConvCase("smaller_than_kernel", 2, 9, 2, 1, kernel=5, padding=(2, 2, 2, 2)),
+    ConvCase("one_row", 2, 8, 1, 11),
+    ConvCase("one_column", 2, 8, 11, 1, activation="relu"),
+    ConvCase("padding_wider_than_kernel", 1, 8, 3, 4, padding=(4, 0, 0, 5)),
+    ConvCase("no_padding", 2, 8, 6, 7, padding=(0, 0, 0, 0), activation=None),
+    ConvCase("odd_map", 2, 16, 7, 9, activation="relu"),
+    # Channels below, at and above one vector, and one more than two and four.
+    ConvCase("channels_1", 2, 1, 5, 6),
+    ConvCase("channels_3", 2, 3, 5, 6, activation="relu"),
+    ConvCase("channels_8", 2, 8, 5, 6),
+    ConvCase("channels_9", 2, 9, 5, 6, activation=None),
+    ConvCase("channels_16", 2, 16, 5, 6),
+    ConvCase("channels_17", 2, 17, 5, 6, activation="relu"),
+    ConvCase("channels_33", 2, 33, 5, 6),
+    # Strides and kernels.
+    ConvCase("stride_2_odd_map", 2, 9, 9, 11, stride=2),
+    ConvCase("stride_2_even_map", 2, 9, 8, 10, stride=2),
+    ConvCase("stride_2_keras_odd_map", 2, 9, 9, 11, stride=2, padding=(0, 1, 0, 1)),
+    ConvCase("stride_2_keras_even_map", 2, 9, 8, 10, stride=2, padding=(0, 1, 0, 1)),
+    ConvCase("stride_2_one_pixel", 2, 24, 1, 1, stride=2),
+    ConvCase("stride_3", 1, 8, 10, 11, stride=3, padding=(1, 0, 2, 1)),
+    ConvCase("stride_wider_than_kernel", 1, 8, 11, 10, kernel=2, stride=3, padding=(1, 1, 0, 0)),
+    ConvCase("kernel_1", 2, 8, 4, 5, kernel=1, padding=(0, 0, 0, 0)),
+    ConvCase("kernel_2_even", 2, 9, 6, 5, kernel=2, padding=(0, 1, 0, 1), activation="relu"),
+    ConvCase("kernel_5", 2, 17, 7, 8, kernel=5, padding=(2, 2, 2, 2)),
+    ConvCase("kernel_5_stride_2", 2, 9, 9, 8, kernel=5, stride=2, padding=(1, 2, 1, 2)),
+    ConvCase("kernel_7", 1, 9, 9, 8, kernel=7, padding=(3, 3, 3, 3)),
+    ConvCase("dilation_2", 2, 9, 9, 8, padding=(2, 2, 2, 2), dilation=2),
+    ConvCase("dilation_2_stride_2", 2, 9, 9, 8, stride=2, padding=(1, 2, 0, 2), dilation=2),
+    # Work that is split: in bands of rows, groups of images, blocks of channels, unevenly.
+    ConvCase("bands", 1, 24, 67, 64),
+    ConvCase("bands_stride_2", 1, 17, 129, 127, stride=2, padding=(0, 1, 0, 1)),
+    ConvCase("bands_dilation_2", 1, 24, 67, 64, padding=(2, 2, 2, 2), dilation=2),
+    ConvCase("image_groups", 5, 16, 32, 33, activation="relu"),
+    ConvCase("channel_blocks", 1, 81, 32, 32),
+    ConvCase("wide_map", 1, 40, 6, 700),
+    # Layouts. Everything above is channels_last.
+    ConvCase("contiguous", 2, 17, 6, 7, layout="contiguous", grad_layout="contiguous"),
+    ConvCase("mixed_layouts", 2, 9, 6, 7, layout="contiguous"),
+    ConvCase("mixed_layouts_stride_2", 2, 9, 6, 7, stride=2, grad_layout="contiguous"),
+    ConvCase("sliced", 2, 17, 6, 7, layout="sliced", grad_layout="sliced"),
+    ConvCase("sliced_channels", 2, 9, 6, 7, layout="sliced_channels"),
+    ConvCase("transposed", 2, 17, 6, 7, layout="transposed", grad_layout="transposed"),
+    ConvCase("expanded_batch", 3, 8, 6, 7, layout="expanded_batch", grad_layout="expanded_batch"),
+    ConvCase("expanded_map", 2, 9, 6, 7, layout="expanded_map", grad_layout="expanded_map"),
+    ConvCase("expanded_all", 2, 9, 6, 7, grad_layout="expanded_all"),
+    ConvCase("misaligned", 2, 17, 6, 7, layout="misaligned", grad_layout="misaligned"),
+)
+_BY_NAME = {case.name: case for case in CASES}
+
+# Where one case of each kind is enough.
+FEW_CASES = ("channels_17", "stride_2_keras_odd_map", "kernel_5", "bands", "contiguous")
+
+
+def case_named(name: str) -> ConvCase:
+    return _BY_NAME[name]
+
+
+def over_cases(names: Sequence[str] = tuple(_BY_NAME)) -> pytest.MarkDecorator:
+    """Runs a test with `case` set to each of the named cases, by default to all of them."""
+    return pytest.mark.parametrize("case", [_BY_NAME[name] for name in names], ids=names)
+
+
+over_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=DTYPE_IDS)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    rounding: float  # of storing a result: relative to the result
+    arithmetic: float  # of computing it: relative to the largest magnitude that it is made of
+
+
+TOLERANCES = {
+    # Unit roundoff 2^-53 = 1.1e-16. Up to 49 taps, or a channel of some thousand pixels, added in
+    # another order than the oracle's: some hundred roundings, mostly cancelling.
+    torch.float64: Tolerance(rounding=2**-53, arithmetic=1e-14),
+    # Unit roundoff 2^-24 = 6e-8; likewise.
+    torch.float32: Tolerance(rounding=2**-24, arithmetic=2e-6),
+    # 8 significant bits; the arithmetic is float32.
+    torch.bfloat16: Tolerance(rounding=2**-8, arithmetic=2e-6),
+    # 11 significant bits; the arithmetic is float32.
+    torch.float16: Tolerance(rounding=2**-11, arithmetic=2e-6),
+}
+
+
+def vector_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of per-channel vectors that go with tensors of `dtype`."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _in_nan(shape: Sequence[int], dtype: torch.dtype, offset: int) -> Tensor:
+    """An uninitialised contiguous tensor, `offset` elements into a buffer of NaN."""
+    count = torch.Size(shape).numel()
+    buffer = torch.full((offset + count + 64,), torch.nan, dtype=dtype)
+    return buffer[offset : offset + count].view(shape)
+
+
+def _dense_nhwc(values: Tensor, offset: int) -> Tensor:
+    n, c, h, w = values.shape
+    return _in_nan((n, h, w, c), values.dtype, offset).permute(0, 3, 1, 2).copy_(values)
+
+
+def _contiguous(values: Tensor) -> Tensor:
+    return _in_nan(values.shape, values.dtype, 64).copy_(values)
+
+
+def _sliced(values: Tensor) -> Tensor:
+    n, c, h, w = values.shape
+    wide = torch.full((n, h + 2, 2 * w + 1, c), torch.nan, dtype=values.dtype)
+    return wide.permute(0, 3, 1, 2)[:, :, 1:-1, 1::2].copy_(values)
+
+
+def _sliced_channels(values: Tensor) -> Tensor:
+    n, c, h, w = values.shape
+    wide = torch.full((n, h, w, c + 5), torch.nan, dtype=values.dtype)
+    return wide.permute(0, 3, 1, 2)[:, 2 : 2 + c].copy_(values)
+
+
+def _transposed(values: Tensor) -> Tensor:
+    return _contiguous(values.transpose(2, 3)).transpose(2, 3)
+
+
+LAYOUTS = {
+    "channels_last": lambda values: _dense_nhwc(values, 64),
+    "contiguous": _contiguous,
+    "sliced": _sliced,
+    "sliced_channels": _sliced_channels,
+    "transposed": _transposed,
+    "expanded_batch": lambda values: values[:1].expand(values.shape),
+    "expanded_map": lambda values: values[:, :, :1, :1].expand(values.shape),
+    "expanded_all": lambda values: values.flatten()[:1].view(1, 1, 1, 1).expand(values.shape),
+    "misaligned": lambda values: _dense_nhwc(values, 1),
+}
+
+
+def make_tensor(
+    shape: Sequence[int], layout: str = "channels_last", dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Standard normal values, [N, C, H, W] in the named layout."""
+    return LAYOUTS[layout](torch.randn(*shape, dtype=torch.float64).to(dtype))
+
+
+def make_vector(channels: int, low: float, high: float, dtype: torch.dtype) -> Tensor:
+    """Uniform values for each channel, misaligned and between NaNs, for tensors of `dtype`."""
+    values = torch.rand(channels, dtype=torch.float64) * (high - low) + low
+    return _in_nan((channels,), vector_dtype(dtype), 1).copy_(values)
+
+
+def make_weight(case: ConvCase, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[C, 1, K, K], between NaNs."""
+    shape = (case.channels, 1, case.kernel, case.kernel)
+    return _in_nan(shape, dtype, 3).copy_(torch.randn(shape, dtype=torch.float64))

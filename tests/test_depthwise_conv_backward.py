@@ -1,0 +1,132 @@
+"""depthwise_conv_backward: all four gradients, against autograd through the float64 oracle."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from cases import FEW_CASES, ConvCase, case_named, over_cases, over_dtypes, vector_dtype
+from oracle import assert_totals, assert_values
+from samples import BackwardSample, make_backward_sample
+from torch import Tensor
+
+depthwise_conv_backward = torch.ops.mobilenet_ext.depthwise_conv_backward
+
+
+def check(sample: BackwardSample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Runs the op and compares all it was asked for with the oracle; returns its results."""
+    results = depthwise_conv_backward(**sample.arguments)
+    expected, magnitudes = sample.expected(), sample.expected(magnitude=True)
+    dtype, vectors = sample.dtype, vector_dtype(sample.dtype)
+    if sample.arguments["need_grad_input"]:
+        scale = magnitudes[0].max().item() if magnitudes[0].numel() else 0.0
+        assert_values(results[0], expected[0], dtype, scale=scale)
+    if sample.arguments["need_grad_weight"]:
+        assert_totals(results[1], expected[1], magnitudes[1], dtype)
+    rounded = dtype if dtype != vectors else None
+    assert_totals(results[2], expected[2], magnitudes[2], vectors, terms=rounded)
+    assert_totals(results[3], expected[3], magnitudes[3], vectors, terms=rounded)
+    return results
+
+
+@over_cases()
+def test_between_two_batch_norms(case: ConvCase) -> None:
+    """The convolution of a block in training: everything at once."""
+    check(make_backward_sample(case))
+
+
+@over_cases()
+def test_convolution_alone(case: ConvCase) -> None:
+    check(make_backward_sample(case, prologue=False, epilogue=False))
+
+
+@over_cases(FEW_CASES)
+@over_dtypes
+def test_every_dtype(case: ConvCase, dtype: torch.dtype) -> None:
+    check(make_backward_sample(case, dtype))
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prologue": False},
+        {"epilogue": False},
+        {"raw_terms": False},  # frozen BatchNorm after
+        {"sums": False},  # frozen BatchNorm before
+        {"need_grad_weight": False},
+        {"need_grad_input": False, "sums": False},
+        {"need_grad_input": False, "prologue": False},
+        {"need_grad_weight": False, "prologue": False, "raw_terms": False},
+    ],
+    ids="-".join,
+)
+def test_parts(activation: str | None, options: dict[str, bool]) -> None:
+    case = replace(case_named("stride_2_odd_map"), activation=activation)
+    sample = make_backward_sample(case, **options)
+    results = check(sample)
+    asked = (
+        sample.arguments["need_grad_input"],
+        sample.arguments["need_grad_weight"],
+        sample.arguments["input_mean"] is not None,
+        sample.arguments["input_mean"] is not None,
+    )
+    for result, wanted in zip(results, asked, strict=True):
+        assert wanted or result.shape == (0,)
+
+
+def test_gradient_map_without_epilogue() -> None:
+    """BatchNorm without an activation: `output` is given, its scale and shift are not."""
+    sample = make_backward_sample(case_named("channels_17"))
+    arguments = sample.arguments | {
+        "output_scale": None,
+        "output_shift": None,
+        "output_activation": 0,
+    }
+    check(replace(sample, arguments=arguments, epilogue=None))
+
+
+def test_gradient_is_zero_exactly_at_the_kinks() -> None:
+    """As torch has it: relu6 lets nothing through at 0 and at 6, on either side of the conv."""
+    case = ConvCase("", 1, 8, 4, 4, kernel=1, padding=(0, 0, 0, 0))
+    sample = make_backward_sample(case, raw_terms=False)
+    values = torch.tensor([0.0, 6.0, 3.0, -1.0, 7.0, 5.5, 0.5, -0.0])
+    kinks = values.view(1, 8, 1, 1).expand(1, 8, 4, 4).contiguous()
+    ones, zeros = torch.ones(8), torch.zeros(8)
+    sample.arguments.update(
+        input=kinks, output=kinks, input_scale=ones, output_scale=ones, grad_scale=ones,
+        input_shift=zeros, output_shift=zeros, weight=torch.ones(8, 1, 1, 1), input_mean=zeros,
+        grad_output=torch.ones(1, 8, 4, 4),
+    )  # fmt: skip
+    grad_input, _, grad_sum, _ = depthwise_conv_backward(**sample.arguments)
+    inside = (values > 0) & (values < 6)
+    assert torch.equal(grad_input, inside.float().view(1, 8, 1, 1).expand(1, 8, 4, 4))
+    assert torch.equal(grad_sum, 16 * inside.float())
+
+
+def test_nan_in_the_gradient_reaches_only_its_taps() -> None:
+    sample = make_backward_sample(case_named("channels_17"), epilogue=False, prologue=False)
+    sample.arguments["grad_output"][1, 16, 2, 2] = torch.nan
+    grad_input, grad_weight, _, _ = depthwise_conv_backward(**sample.arguments)
+    expected = torch.zeros(2, 17, 5, 6, dtype=torch.bool)
+    expected[1, 16, 1:4, 1:4] = True
+    assert torch.equal(grad_input.isnan(), expected)
+    assert torch.equal(grad_weight.isnan().flatten(1).all(1), torch.arange(17) == 16)
+    assert not grad_weight[:16].isnan().any()
+
+
+def test_nan_under_the_activation_lets_the_gradient_through() -> None:
+    """The mask is zero where y is known to be outside, and nowhere else."""
+    case = replace(case_named("channels_9"), activation="relu6")
+    sample = make_backward_sample(case, epilogue=False, need_grad_weight=False, sums=False)
+    sample.arguments["input"][0, 3, 2, 2] = torch.nan
+    grad_input = check(sample)[0]
+    assert grad_input.isfinite().all()
+    assert grad_input[0, 3, 2, 2] != 0
+
+
+def test_arguments_are_left_alone() -> None:
+    sample = make_backward_sample(case_named("misaligned"))
+    before = {k: v.clone() for k, v in sample.arguments.items() if isinstance(v, Tensor)}
+    depthwise_conv_backward(**sample.arguments)
+    for name, value in before.items():
+        assert torch.equal(sample.arguments[name], value), name

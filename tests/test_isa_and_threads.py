@@ -1,0 +1,97 @@
+"""Every instruction set agrees with the baseline; any number of threads gives the same bits."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from cases import ConvCase, case_named, over_cases
+from oracle import assert_totals, assert_values
+from samples import forward_arguments, make_backward_sample, make_map
+from test_op_contract import OP_NAMES, arguments_of
+from torch import Tensor
+
+from mobilenet_ext import _C
+
+ops = torch.ops.mobilenet_ext
+
+
+def flat(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def bits(results: Tensor | tuple[Tensor, ...]) -> list[bytes]:
+    """What the results are in memory: unlike `torch.equal`, tells NaN and -0 apart too."""
+    return [x.contiguous().flatten().view(torch.uint8).numpy().tobytes() for x in flat(results)]
+
+
+def with_isa(name: str, call: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    _C.set_isa(name)
+    assert _C.isa() == name
+    return call()
+
+
+@over_cases()
+def test_every_isa_agrees_with_the_baseline(isas: list[str], case: ConvCase) -> None:
+    """The baseline itself is checked against the oracle in the other files, on CI's CPUs."""
+    prologue = make_map(case.channels, torch.float32, case.activation)
+    forward = forward_arguments(case, prologue=prologue, statistics=True)
+    backward = make_backward_sample(case)
+    magnitudes = backward.expected(magnitude=True)
+
+    def call() -> tuple[Tensor, ...]:
+        outputs = ops.depthwise_conv(**forward)
+        return *outputs, *ops.depthwise_conv_backward(**backward.arguments)
+
+    baseline = [result.double() for result in with_isa("baseline", call)]
+    count = max(case.batch * case.height * case.width, 1)
+    for isa in isas[1:]:
+        output, mean, var, *gradients = with_isa(isa, call)
+        assert_values(output, baseline[0], torch.float32, scale=30.0)
+        assert_values(mean, baseline[1], torch.float32, scale=30.0)
+        assert_values(var, baseline[2], torch.float32, scale=900.0)
+        largest = magnitudes[0].max().item() if count and magnitudes[0].numel() else 0.0
+        assert_values(gradients[0], baseline[3], torch.float32, scale=largest)
+        for i in (1, 2, 3):
+            assert_totals(gradients[i], baseline[3 + i], 2 * magnitudes[i], torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_every_isa_in_every_dtype(isas: list[str], dtype: torch.dtype) -> None:
+    arguments = arguments_of("depthwise_conv", case_named("channels_33"), dtype)
+    expected = with_isa("baseline", lambda: ops.depthwise_conv(**arguments))[0]
+    for isa in isas[1:]:
+        actual = with_isa(isa, lambda: ops.depthwise_conv(**arguments))[0]
+        assert_values(actual, expected.double(), dtype, scale=30.0)
+
+
+@pytest.mark.parametrize("name", OP_NAMES)
+@over_cases(("bands", "bands_stride_2", "image_groups", "channel_blocks", "wide_map", "one_pixel"))
+def test_same_bits_for_any_number_of_threads(threads: None, name: str, case: ConvCase) -> None:
+    arguments = arguments_of(name, case)
+
+    def run() -> list[bytes]:
+        return bits(getattr(ops, name)(**arguments))
+
+    torch.set_num_threads(1)
+    expected = run()
+    for count in (2, 3):
+        torch.set_num_threads(count)
+        assert run() == expected, f"{count} threads"
+        assert run() == expected, f"{count} threads, second run"
+
+
+def test_calls_from_several_python_threads_do_not_mix() -> None:
+    """Scratch memory belongs to a call, not to the library."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    samples = [make_backward_sample(case_named(name)) for name in ("bands", "image_groups")] * 3
+    expected = [bits(ops.depthwise_conv_backward(**sample.arguments)) for sample in samples]
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        jobs = [pool.submit(ops.depthwise_conv_backward, **sample.arguments) for sample in samples]
+        assert [bits(job.result()) for job in jobs] == expected
+
+
+def test_unknown_isa_is_an_error(isas: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"set_isa: name must be one of baseline.*got mmx"):
+        _C.set_isa("mmx")
+    assert _C.isa() in isas

@@ -1,0 +1,149 @@
+"""What holds for every op whatever it computes: schemas, fake kernels, memory formats, purity."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cases import ConvCase, case_named, make_tensor, make_vector, over_cases
+from samples import forward_arguments, make_backward_sample, make_map
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+from torch.library import opcheck
+
+from mobilenet_ext import reference
+
+ops = torch.ops.mobilenet_ext
+
+OP_NAMES = (
+    "depthwise_conv",
+    "depthwise_conv_backward",
+    "batch_norm_statistics",
+    "scale_shift_act",
+    "scale_shift_act_backward_reduce",
+    "scale_shift_act_backward",
+)
+
+
+def element_wise_arguments(name: str, case: ConvCase, dtype: torch.dtype) -> dict[str, Any]:
+    """Keyword arguments of one of the ops without a convolution."""
+    x = make_tensor(case.shape, case.layout, dtype)
+    grad = make_tensor(case.shape, case.grad_layout, dtype)
+    affine = make_map(case.channels, dtype, case.activation)
+    mean, a, b, c = (make_vector(case.channels, -1, 1, dtype) for _ in range(4))
+    common = {"scale": affine.scale, "shift": affine.shift, "activation": case.code}
+    return {
+        "batch_norm_statistics": {"input": x},
+        "scale_shift_act": {"input": x, **common},
+        "scale_shift_act_backward_reduce": {
+            "grad_output": grad, "input": x, **common, "mean": mean,
+        },
+        "scale_shift_act_backward": {
+            "grad_output": grad, "input": x, **common,
+            "grad_scale": a, "raw_scale": b, "raw_shift": c,
+        },
+    }[name]  # fmt: skip
+
+
+def arguments_of(name: str, case: ConvCase, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Keyword arguments of any of the ops, everything asked for."""
+    if name == "depthwise_conv":
+        prologue = make_map(case.channels, dtype, case.activation)
+        return forward_arguments(case, dtype, prologue=prologue, statistics=True)
+    if name == "depthwise_conv_backward":
+        return make_backward_sample(case, dtype).arguments
+    return element_wise_arguments(name, case, dtype)
+
+
+over_ops = pytest.mark.parametrize("name", OP_NAMES)
+
+
+def test_every_op_is_listed_here() -> None:
+    registered = {
+        name.removeprefix("mobilenet_ext::").split(".")[0]
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("mobilenet_ext::")
+    }
+    assert registered == set(OP_NAMES)
+
+
+@over_ops
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        ("stride_2_keras_odd_map", torch.float32),
+        ("mixed_layouts", torch.bfloat16),
+        ("sliced", torch.float16),
+        ("one_pixel", torch.float64),
+    ],
+)
+def test_opcheck(name: str, case: str, dtype: torch.dtype) -> None:
+    arguments = arguments_of(name, case_named(case), dtype)
+    opcheck(getattr(ops, name).default, (), arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prologue": False, "epilogue": False, "need_grad_weight": False},
+        {"raw_terms": False, "sums": False},
+        {"need_grad_input": False, "sums": False},
+    ],
+)
+def test_opcheck_without_optional_arguments(options: dict[str, bool]) -> None:
+    """What was not asked for is an empty tensor, in the fake kernels too."""
+    sample = make_backward_sample(case_named("channels_9"), **options)
+    opcheck(ops.depthwise_conv_backward.default, (), sample.arguments)
+
+
+@over_cases(("transposed", "empty_batch", "stride_wider_than_kernel"))
+def test_opcheck_with_epilogue(case: ConvCase) -> None:
+    epilogue = make_map(case.channels, torch.float32, "relu")
+    opcheck(ops.depthwise_conv.default, (), forward_arguments(case, epilogue=epilogue))
+
+
+@over_ops
+@over_cases(
+    (
+        "contiguous", "sliced", "sliced_channels", "transposed", "expanded_batch", "expanded_map",
+        "mixed_layouts", "mixed_layouts_stride_2", "misaligned", "channels_1", "one_pixel",
+        "one_row", "one_column",
+    )
+)  # fmt: skip
+def test_memory_format_follows_the_input(name: str, case: ConvCase) -> None:
+    """Maps come out dense, as torch's own element-wise ops would lay out their result."""
+    arguments = arguments_of(name, case)
+    results = getattr(ops, name)(**arguments)
+    memory_format = suggest_memory_format(arguments["input"])
+    for result in results if isinstance(results, tuple) else (results,):
+        is_map = result.dim() == 4 and result.shape[:2] == arguments["input"].shape[:2]
+        assert not is_map or result.is_contiguous(memory_format=memory_format)
+
+
+@over_ops
+def test_reference_computes_the_same(name: str) -> None:
+    """`mobilenet_ext.reference` is the readable twin of every op: same arguments, same results."""
+    case = replace(case_named("stride_2_odd_map"), activation="relu6")
+    arguments = arguments_of(name, case, torch.float64)
+    schema = getattr(ops, name).default._schema
+    actual = getattr(reference, name)(*(arguments[x.name] for x in schema.arguments))
+    torch.testing.assert_close(actual, getattr(ops, name)(**arguments), rtol=1e-12, atol=1e-12)
+
+
+@over_ops
+def test_differentiating_an_op_is_not_silent(name: str) -> None:
+    """Autograd lives outside of the ops; torch warns about ops that have no formula."""
+    arguments = arguments_of(name, case_named("channels_9"))
+    arguments["input"].requires_grad_()
+    results = getattr(ops, name)(**arguments)
+    first: Tensor = results[0] if isinstance(results, tuple) else results
+    with pytest.warns(UserWarning, match=f"{name}: an autograd kernel was not registered"):
+        first.sum().backward()
+
+
+def test_inference_mode_and_no_grad_agree_with_grad_mode() -> None:
+    arguments = arguments_of("depthwise_conv", case_named("odd_map"))
+    expected = ops.depthwise_conv(**arguments)
+    with torch.inference_mode():
+        inferred = ops.depthwise_conv(**arguments)
+    torch.testing.assert_close(inferred, expected, rtol=0, atol=0)
