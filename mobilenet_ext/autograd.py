@@ -185,7 +185,6 @@ class DepthwiseConvBNReLU(Function):
             sums = _reduce(grad_output, raw, bn, unit.bn)
         grad_input, grad_weight, input_sums = None, None, Sums()
         if need_map or need_weight:
-            coefficients = _raw_coefficients(raw, bn, sums, unit.bn, of_batch)
             grad_input, grad_weight, *both = _ops.depthwise_conv_backward(
                 grad_output,
                 raw,
@@ -193,7 +192,7 @@ class DepthwiseConvBNReLU(Function):
                 bn.shift,
                 unit.bn.activation,
                 bn.scale,
-                *coefficients,
+                *_raw_coefficients(raw, bn, sums, unit.bn, of_batch),
                 input,
                 weight,
                 input_bn.scale,

@@ -59,7 +59,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=int, default=1)
     add("--batch-size", type=int, default=64)
     add("--optimizer", choices=["sgd", "nadam"], default="sgd")
-    add("--lr", type=float, help="peak learning rate (default: sgd 0.1, nadam 0.001)")
+    add("--lr", type=float, help="peak learning rate (default: sgd 0.05, nadam 0.003)")
+    add("--bn-momentum", type=float, default=0.1, help="0.1 by default; Keras has 0.01")
     add("--seed", type=int, default=0)
     add("--model", choices=["fused", "stock"], default="fused")
     add("--channels-last", action=argparse.BooleanOptionalAction, default=True)
@@ -73,10 +74,9 @@ def _train(options: argparse.Namespace) -> int:
     from .data import DataError, load_cifar10
     from .train import Recipe, TrainingError, train
 
-    names = ("alpha", "epochs", "batch_size", "optimizer", "lr", "seed", "model")
-    recipe = Recipe(
-        **{name: getattr(options, name) for name in (*names, "channels_last", "device")}
-    )
+    names = ("alpha", "epochs", "batch_size", "optimizer", "lr", "bn_momentum")
+    more = ("seed", "model", "channels_last", "device")
+    recipe = Recipe(**{name: getattr(options, name) for name in (*names, *more)})
     if options.threads:
         torch.set_num_threads(options.threads)
     try:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from .inference import FrozenMobileNet
 
+__all__ = ["FusedMobileNet"]
+
 
 class FusedMobileNet(MobileNet):
     """MobileNetV1 on fused kernels: a drop-in for MobileNet, with its arguments and state dict.
@@ -79,7 +81,9 @@ class FusedMobileNet(MobileNet):
         return functional.bn_relu(raw, **bn.arguments, process_group=bn.process_group)
 
     def _can_chain(self, input: Tensor) -> bool:
-        """Tell whether every layer is stock and nobody listens inside."""
+        """Tell whether every layer is what it was built as and nobody listens inside."""
+        if type(self.stem) is not nn.ConvBNReLU or not all(map(nn.is_intact, self.blocks)):
+            return False
         for module in self.modules():
             if module is not self and nn.has_hooks(module):
                 return False
@@ -94,6 +98,7 @@ class FusedMobileNet(MobileNet):
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()
             or nn.is_exporting()
+            or type(self).forward_features is not FusedMobileNet.forward_features
             or type(input) is not Tensor
             or functional.is_autocast_enabled(input.device)
         ):

@@ -6,7 +6,7 @@ A folded convolution is act(conv(x, weight * scale) + shift); batch_norm.py has 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,12 @@ from .batch_norm import ACTIVATIONS, running_affine
 from .checks import require
 from .geometry import Padding, conv_geometry
 from .model import FEATURE_BLOCKS, MobileNet
+from .nn import ConvBNReLU, is_intact
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+__all__ = ["FrozenMobileNet"]
 
 
 class FoldedConv(NamedTuple):
@@ -37,6 +40,7 @@ class FoldedConv(NamedTuple):
     stride: int
     padding: Padding
     dilation: int
+    activation: str | None
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> FoldedConv:
         """Apply what nn.Module.to applies; vectors of 16-bit weights stay float32."""
@@ -81,6 +85,7 @@ def fold(layer: layers.ConvBNReLU) -> FoldedConv:
         conv.stride[0],
         layer.padding,
         conv.dilation[0],
+        layer.activation,
     )
 
 
@@ -95,6 +100,17 @@ def flat(conv: FoldedConv) -> FoldedConv:
     return conv._replace(weight=conv.weight.flatten(1).contiguous())
 
 
+def fold_block(block: nn.Module) -> tuple[FoldedConv, FoldedConv]:
+    """Fold both layers of a block and lay their weights out for the kernels.
+
+    Raises:
+        ValueError: the block, or a layer of it, has been replaced.
+    """
+    require(is_intact(block), "freeze: block", "a SeparableBlock as built", type(block).__name__)
+    block = cast("layers.SeparableBlock", block)
+    return taps_first(fold(block.depthwise)), flat(fold(block.pointwise))
+
+
 class FrozenMobileNet(nn.Module):
     """Inference-only copy of a MobileNet or FusedMobileNet, as `freeze()` returns it.
 
@@ -106,21 +122,19 @@ class FrozenMobileNet(nn.Module):
         model: where the weights come from.
 
     Raises:
-        ValueError: a layer is no plain Conv2d, BatchNorm2d or Linear, or has no running statistics.
+        ValueError: a layer has been replaced, or has no running statistics.
     """
 
     def __init__(self, model: MobileNet) -> None:
         super().__init__()
-        self.activation = model.config["activation"]
         self.in_channels = model.stem.conv.in_channels
         self.features_only = model.features_only
         with torch.inference_mode(False), torch.no_grad():
+            stem = type(model.stem)
+            known = stem in (layers.ConvBNReLU, ConvBNReLU)
+            require(known, "freeze: stem", "a ConvBNReLU as built", stem.__name__)
             self._stem = fold(model.stem)
-            self._blocks = [
-                (taps_first(fold(block.depthwise)), flat(fold(block.pointwise)))
-                for block in model.blocks
-                if isinstance(block, layers.SeparableBlock)
-            ]
+            self._blocks = [fold_block(block) for block in model.blocks]
             self._classifier = _copy_classifier(model.classifier)
 
     @torch.no_grad()
@@ -160,7 +174,7 @@ class FrozenMobileNet(nn.Module):
         geometry = conv_geometry(x, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         padded = F.pad(x, geometry.padding) if any(geometry.padding) else x
         raw = F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, groups)
-        return self._activate(raw.contiguous(memory_format=torch.channels_last))
+        return _activate(raw.contiguous(memory_format=torch.channels_last), conv.activation)
 
     def _depthwise(self, x: Tensor, conv: FoldedConv) -> Tensor:
         """act(conv(x)) by the depthwise kernel, in one pass."""
@@ -173,7 +187,7 @@ class FrozenMobileNet(nn.Module):
             0,
             conv.scale,
             conv.shift,
-            ACTIVATIONS[self.activation],
+            ACTIVATIONS[conv.activation],
             False,
             *conv_geometry(x, conv.kernel_size, conv.stride, conv.padding, conv.dilation),
         )
@@ -182,11 +196,7 @@ class FrozenMobileNet(nn.Module):
     def _pointwise(self, x: Tensor, conv: FoldedConv) -> Tensor:
         """act(conv(x)) as a matrix product over the pixels of a channels_last map."""
         pixels = F.linear(x.permute(0, 2, 3, 1), conv.weight, conv.bias)
-        return self._activate(pixels).permute(0, 3, 1, 2)
-
-    def _activate(self, x: Tensor) -> Tensor:
-        """In place: nobody else has seen x."""
-        return x.relu_() if self.activation == "relu" else x.clamp_(0, 6)
+        return _activate(pixels, conv.activation).permute(0, 3, 1, 2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._stem = self._stem.map(fn)
@@ -197,6 +207,13 @@ class FrozenMobileNet(nn.Module):
     def extra_repr(self) -> str:
         """Sizes; the weights are no parameters."""
         return f"in_channels={self.in_channels}, blocks={len(self._blocks)}"
+
+
+def _activate(x: Tensor, activation: str | None) -> Tensor:
+    """In place: nobody else has seen x."""
+    if activation is None:
+        return x
+    return x.relu_() if activation == "relu" else x.clamp_(0, 6)
 
 
 def _copy_classifier(classifier: nn.Module) -> tuple[Tensor, ...]:

@@ -22,6 +22,8 @@ from .layers import ConvBNReLU, SeparableBlock
 if TYPE_CHECKING:
     from .inference import FrozenMobileNet
 
+__all__ = ["MobileNet"]
+
 STEM_FILTERS = 32
 BLOCKS = (  # stride and filters
     (1, 64),

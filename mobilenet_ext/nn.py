@@ -141,6 +141,15 @@ def can_fuse(layer: layers.ConvBNReLU, input: Tensor) -> bool:
     )
 
 
+def is_intact(block: nn.Module) -> bool:
+    """Tell whether a block is still the depthwise and pointwise layer that it was built as."""
+    return (
+        type(block) in (layers.SeparableBlock, SeparableBlock)
+        and type(block.depthwise) in (layers.DepthwiseConvBNReLU, DepthwiseConvBNReLU)
+        and type(block.pointwise) in (layers.PointwiseConvBNReLU, PointwiseConvBNReLU)
+    )
+
+
 def read_batch_norm(bn: nn.modules.batchnorm._BatchNorm, activation: str | None) -> BatchNorm:
     """Take a BatchNorm module's tensors and options for one forward, counting it as torch does."""
     momentum = 0.0 if bn.momentum is None else bn.momentum

@@ -24,7 +24,7 @@ def randomise(model: MobileNet) -> None:
     momentum = norms[0].momentum
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | nn.Linear):
                 fan_in = module.weight[0].numel()
                 module.weight.copy_(uniform(module.weight.shape, -1, 1) * (3 / fan_in) ** 0.5)
         for bn in norms:

@@ -190,7 +190,8 @@ def test_activation_codes(op: str, name: str, vectors: tuple[str, ...]) -> None:
         message = f"{name} must be 0 (none), 1 (relu) or 2 (relu6), got {code}"
         expect(op, message, **{name: code})
     changes = dict.fromkeys(vectors) | {name: 2}
-    expect(op, f"{name} must be 0 (none) without a scale and a shift, got 2", **changes)
+    names = f"{vectors[0]} and {vectors[1]}"
+    expect(op, f"{name} must be 0 (none) without {names}, got 2", **changes)
 
 
 @pytest.mark.parametrize("op", ["scale_shift_act", "scale_shift_act_backward_reduce"])

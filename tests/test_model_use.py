@@ -154,8 +154,9 @@ def test_hooks_fire(name: str, training: bool) -> None:
     stock, fused = (model.train(training) for model in make_pair(torch.float64))
     x = images(2, 3, 64, 64, dtype=torch.float64)
     for model in (stock, fused):
-        hook = lambda module, args, output: seen.append(output.detach())  # noqa: E731
-        model.get_submodule(name).register_forward_hook(hook)
+        model.get_submodule(name).register_forward_hook(
+            lambda module, args, output: seen.append(output.detach())
+        )
         with torch.set_grad_enabled(training):
             model(x)
     assert len(seen) == 2

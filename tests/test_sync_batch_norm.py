@@ -31,7 +31,9 @@ def train_a_part(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", WORLD)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(make_pair(torch.float64)[1])
+    fused = make_pair(torch.float64)[1]
+    fused.load_state_dict(torch.load(f"{folder}/start.pt", weights_only=True))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(fused)
     assert type(model) is FusedMobileNet
     logits = model(batch().split(PARTS)[rank])
     loss_of(logits).backward()
@@ -45,10 +47,11 @@ def train_a_part(rank: int, folder: str) -> None:
 
 
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
+    stock = make_pair(torch.float64)[0]
+    torch.save(stock.state_dict(), tmp_path / "start.pt")
     mp.spawn(train_a_part, (str(tmp_path),), nprocs=WORLD)
     result = torch.load(tmp_path / "result.pt", weights_only=True)
 
-    stock = make_pair(torch.float64)[0]
     logits = stock(batch())
     loss_of(logits).backward()
     options = {"rtol": 1e-7, "atol": 1e-7}
