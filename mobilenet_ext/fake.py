@@ -1,6 +1,6 @@
 """Shapes, dtypes and strides of every op, for torch.compile and torch.export, and FLOP counts.
 
-Maps come out dense in the memory format of the op's first tensor. What was not asked for is an
+Maps come out dense in the memory format of the op's `input`. What was not asked for is an
 empty tensor of shape [0].
 """
 
@@ -88,7 +88,7 @@ def depthwise_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     count = 0 if input_mean is None else input.shape[1]
     return (
-        _map(grad_output, input.shape) if need_grad_input else input.new_empty(0),
+        _map(input, input.shape) if need_grad_input else input.new_empty(0),
         weight.new_empty(weight.shape if need_grad_weight else 0),
         _vector(input, count),
         _vector(input, count),
@@ -123,7 +123,7 @@ def scale_shift_act_backward(
     raw_scale: Tensor | None,
     raw_shift: Tensor | None,
 ) -> Tensor:
-    return _map(grad_output, input.shape)
+    return _map(input, input.shape)
 
 
 @register_flop_formula(torch.ops.mobilenet_ext.depthwise_conv)

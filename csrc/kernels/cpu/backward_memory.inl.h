@@ -29,9 +29,9 @@ inline ConvPartition backward_partition(const ConvShape& s) {
 template <typename A>
 struct BackwardWorkspace {
   PackedWeight<A> weight;
-  A* grad_weight;  // [partials, K * K, C]
-  A* grad_sum;     // [partials, C]
-  A* grad_dot;     // [partials, C]
+  A* grad_weight;    // [partials, K * K, C]
+  double* grad_sum;  // [partials, C]
+  double* grad_dot;  // [partials, C]
   int64_t bytes;
 
   explicit BackwardWorkspace(const DepthwiseConvBackwardArgs& args) {
@@ -42,26 +42,25 @@ struct BackwardWorkspace {
     weight.stride = p.blocks * p.channels;
     weight.data = arena.take<A>(args.grad_input ? taps * weight.stride : 0);
     grad_weight = arena.take<A>(args.grad_weight ? taps * partial_channels : 0);
-    grad_sum = arena.take<A>(args.input_mean ? partial_channels : 0);
-    grad_dot = arena.take<A>(args.input_mean ? partial_channels : 0);
+    grad_sum = arena.take<double>(args.input_mean ? partial_channels : 0);
+    grad_dot = arena.take<double>(args.input_mean ? partial_channels : 0);
     bytes = arena.bytes();
   }
 };
 
 template <typename A>
 struct BackwardScratch {
+  Arena arena;
+  ChannelSums<A> sums;  // of grad_input
   Ring<A> input, gradient;
   int64_t gradient_before;
   Row<A> grad_input;  // one row before the mask
   A* grad_weight;     // [K * K, channels of the block]
-  A* grad_sum;
-  A* grad_dot;
-  A* no_gradient;  // a row of zeros, for taps above and below the image
+  A* no_gradient;     // a row of zeros, for taps above and below the image
   const A** pointers;
-  int64_t bytes;
 
-  BackwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch) {
-    Arena arena(scratch);
+  BackwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch)
+      : arena(scratch), sums(p.channels, arena) {
     const GradientRingShape shape = gradient_ring_shape(s);
     const int64_t stride = ring_stride(p.channels);
     const int64_t taps = s.kernel * s.kernel;
@@ -72,20 +71,16 @@ struct BackwardScratch {
     gradient_before = shape.before;
     grad_input = {arena.take<A>(s.in_width * stride), s.in_width, stride};
     grad_weight = arena.take<A>(taps * stride);
-    grad_sum = arena.take<A>(stride);
-    grad_dot = arena.take<A>(stride);
     no_gradient = arena.take<A>(gradient.pixels * stride);
     pointers = arena.take<const A*>(2 * taps);
-    bytes = arena.bytes();
   }
 
-  void clear(const ConvShape& s) const {
+  void clear(const ConvShape& s) {
     const int64_t channel_bytes = gradient.stride * static_cast<int64_t>(sizeof(A));
     input.clear();
     gradient.clear();
     __builtin_memset(grad_weight, 0, s.kernel * s.kernel * channel_bytes);
-    __builtin_memset(grad_sum, 0, channel_bytes);
-    __builtin_memset(grad_dot, 0, channel_bytes);
+    sums.clear();
     __builtin_memset(no_gradient, 0, gradient.pixels * channel_bytes);
   }
 };

@@ -3,7 +3,6 @@
 // pixels and all channels.
 #pragma once
 
-#include "kernels/cpu/memory.h"
 #include "kernels/cpu/reduce.inl.h"
 
 namespace mobilenet_ext::cpu {
@@ -37,45 +36,41 @@ inline int64_t no_bytes(const Args&) {
   return 0;
 }
 
-// Both reductions keep two partial sums per item, [items, C] each.
-template <typename A, typename Args>
+// Both reductions keep two partial results per item, [items, C] each.
 struct PartialPair {
-  A* first;
-  A* second;
+  double* first;
+  double* second;
   int64_t bytes;
 
+  template <typename Args>
   explicit PartialPair(const Args& args) {
     Arena arena(args.workspace);
-    first = arena.take<A>(pixel_items(args) * args.channels);
-    second = arena.take<A>(pixel_items(args) * args.channels);
+    first = arena.take<double>(pixel_items(args) * args.channels);
+    second = arena.take<double>(pixel_items(args) * args.channels);
     bytes = arena.bytes();
   }
 };
 
 template <typename Args>
 inline int64_t pair_bytes(const Args& args) {
-  return dispatch_accumulator(args.dtype,
-                              [&](auto a) { return PartialPair<decltype(a), Args>(args).bytes; });
+  return PartialPair(args).bytes;
 }
 
-// Three accumulators per channel, whole vectors.
+// What both reductions accumulate in; only the statistics need a shift.
 template <typename A>
-struct ChannelScratch {
-  Moments<A> sums;
-  int64_t bytes;
+struct ReductionScratch {
+  Arena arena;
+  Moments<A> moments;
 
-  ChannelScratch(int64_t channels, void* scratch) {
-    Arena arena(scratch);
-    const int64_t size = round_up(channels, kLanes<A>);
-    sums = {arena.take<A>(size), arena.take<A>(size), arena.take<A>(size)};
-    bytes = arena.bytes();
-  }
+  ReductionScratch(int64_t channels, void* scratch)
+      : arena(scratch),
+        moments{arena.take<A>(round_up(channels, kLanes<A>)), ChannelSums<A>(channels, arena)} {}
 };
 
 template <typename Args>
-inline int64_t channel_scratch_bytes(const Args& args) {
+inline int64_t reduction_scratch_bytes(const Args& args) {
   return dispatch_accumulator(args.dtype, [&](auto a) {
-    return ChannelScratch<decltype(a)>(args.channels, nullptr).bytes;
+    return ReductionScratch<decltype(a)>(args.channels, nullptr).arena.bytes();
   });
 }
 
@@ -83,15 +78,15 @@ inline void statistics_run(const BatchNormStatisticsArgs& args, int64_t begin, i
                            void* scratch) {
   dispatch_dtype(args.dtype, [&](auto t) {
     using T = decltype(t);
-    using A = Accumulator<T>;
-    const Moments<A> moments = ChannelScratch<A>(args.channels, scratch).sums;
-    const PartialPair<A, BatchNormStatisticsArgs> partial(args);
+    Moments<Accumulator<T>> moments =
+        ReductionScratch<Accumulator<T>>(args.channels, scratch).moments;
+    const PartialPair partial(args);
     for (int64_t i = begin; i < end; ++i) {
       const Row<const T> row = item_row(args, static_cast<const T*>(args.input), i);
       start_moments(row.data, args.channels, moments);
       add_moments(row, args.channels, moments);
-      finish_moments(moments, args.channels, row.pixels, partial.first + i * args.channels,
-                     partial.second + i * args.channels);
+      finish_moments(moments, args.channels, row.pixels,
+                     PartialMoments{partial.first, partial.second, 0}, i * args.channels);
     }
   });
 }
@@ -99,11 +94,11 @@ inline void statistics_run(const BatchNormStatisticsArgs& args, int64_t begin, i
 inline void statistics_merge(const BatchNormStatisticsArgs& args, int64_t begin, int64_t end,
                              void*) {
   const PixelPartition p = partition_pixels(args.pixels, args.channels);
+  const PartialPair partial(args);
   dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
-    const PartialPair<A, BatchNormStatisticsArgs> partial(args);
     merge_moments(
-        PartialMoments<A>{partial.first, partial.second, p.items}, args.channels,
+        PartialMoments{partial.first, partial.second, p.items}, args.channels,
         merge_range(args, begin, end),
         [&](int64_t i) { return chunk(i, p.pixels, args.pixels).size(); },
         static_cast<A*>(args.mean), static_cast<A*>(args.var));
@@ -119,7 +114,7 @@ inline void scale_shift_act_run(const ScaleShiftActArgs& args, int64_t begin, in
       for (int64_t i = begin; i < end; ++i) {
         const Row<const T> from = item_row(args, static_cast<const T*>(args.input), i);
         const Row<T> to = item_row(args, static_cast<T*>(args.output), i);
-        for_each_tile<A>(from.pixels, args.channels, [&](Range tile, int64_t c, auto lanes) {
+        for_each_tile<A>({0, from.pixels}, args.channels, [&](Range tile, int64_t c, auto lanes) {
           const typename decltype(tag)::type map(params, c, lanes);
           for (int64_t p = tile.begin; p < tile.end; ++p) {
             const int64_t at = p * args.channels + c;
@@ -132,49 +127,39 @@ inline void scale_shift_act_run(const ScaleShiftActArgs& args, int64_t begin, in
 }
 
 inline void reduce_run(const ScaleShiftActBackwardReduceArgs& args, int64_t begin, int64_t end,
-                       void*) {
+                       void* scratch) {
   dispatch_dtype(args.dtype, [&](auto t) {
     using T = decltype(t);
     using A = Accumulator<T>;
     const ChannelMap<A> params(args.map, 0);
-    const PartialPair<A, ScaleShiftActBackwardReduceArgs> partial(args);
-    dispatch_map(params, [&](auto tag) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Row<const T> grad = item_row(args, static_cast<const T*>(args.grad_output), i);
-        const Row<const T> x = item_row(args, static_cast<const T*>(args.input), i);
-        A* sums = partial.first + i * args.channels;
-        A* dots = partial.second + i * args.channels;
-        __builtin_memset(sums, 0, sizeof(A) * args.channels);
-        __builtin_memset(dots, 0, sizeof(A) * args.channels);
-        for_each_tile<A>(x.pixels, args.channels, [&](Range tile, int64_t c, auto lanes) {
-          const typename decltype(tag)::type map(params, c, lanes);
-          const Vec<A> mean = load(static_cast<const A*>(args.mean) + c, lanes);
-          Vec<A> sum = load(sums + c, lanes), dot = load(dots + c, lanes);
-          for (int64_t p = tile.begin; p < tile.end; ++p) {
-            const int64_t at = p * args.channels + c;
-            const Vec<A> value = load(x.data + at, lanes);
-            const Vec<A> dy = map.gradient(load(grad.data + at, lanes), value);
-            sum += dy;
-            dot += dy * (value - mean);
-          }
-          store(sums + c, sum, lanes);
-          store(dots + c, dot, lanes);
-        });
+    ChannelSums<A> sums = ReductionScratch<A>(args.channels, scratch).moments.sums;
+    const PartialPair partial(args);
+    for (int64_t i = begin; i < end; ++i) {
+      const Row<const T> grad = item_row(args, static_cast<const T*>(args.grad_output), i);
+      const Row<const T> x = item_row(args, static_cast<const T*>(args.input), i);
+      sums.clear();
+      add_gradients(grad, x.data, params, static_cast<const A*>(args.mean), args.channels, sums);
+      sums.end_run();
+      for (int64_t c = 0; c < args.channels; ++c) {
+        partial.first[i * args.channels + c] = sums.total_first[c];
+        partial.second[i * args.channels + c] = sums.total_second[c];
       }
-    });
+    }
   });
 }
 
 inline void reduce_merge(const ScaleShiftActBackwardReduceArgs& args, int64_t begin, int64_t end,
                          void*) {
   const Range channels = merge_range(args, begin, end);
+  const PartialPair from(args);
+  const int64_t items = pixel_items(args);
   dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
-    const PartialPair<A, ScaleShiftActBackwardReduceArgs> partial(args);
-    const int64_t items = pixel_items(args);
     for (int64_t c = channels.begin; c < channels.end; ++c) {
-      static_cast<A*>(args.grad_sum)[c] = merge_sum(partial.first + c, items, args.channels);
-      static_cast<A*>(args.grad_dot)[c] = merge_sum(partial.second + c, items, args.channels);
+      static_cast<A*>(args.grad_sum)[c] =
+          static_cast<A>(merge_sum(from.first + c, items, args.channels));
+      static_cast<A*>(args.grad_dot)[c] =
+          static_cast<A>(merge_sum(from.second + c, items, args.channels));
     }
   });
 }
@@ -190,7 +175,7 @@ inline void backward_map_run(const ScaleShiftActBackwardArgs& args, int64_t begi
         const Row<const T> grad = item_row(args, static_cast<const T*>(args.grad_output), i);
         const Row<const T> x = item_row(args, static_cast<const T*>(args.input), i);
         const Row<T> to = item_row(args, static_cast<T*>(args.grad_input), i);
-        for_each_tile<A>(x.pixels, args.channels, [&](Range tile, int64_t c, auto lanes) {
+        for_each_tile<A>({0, x.pixels}, args.channels, [&](Range tile, int64_t c, auto lanes) {
           const typename decltype(tag)::type raw_gradient(params, c, lanes);
           for (int64_t p = tile.begin; p < tile.end; ++p) {
             const int64_t at = p * args.channels + c;
@@ -205,7 +190,7 @@ inline void backward_map_run(const ScaleShiftActBackwardArgs& args, int64_t begi
 
 constexpr Op<BatchNormStatisticsArgs> kBatchNormStatistics = {
     pair_bytes,
-    channel_scratch_bytes,
+    reduction_scratch_bytes,
     {{pixel_items, statistics_run}, {channel_merges, statistics_merge}, {}},
 };
 
@@ -213,7 +198,9 @@ constexpr Op<ScaleShiftActArgs> kScaleShiftAct = {
     no_bytes, no_bytes, {{pixel_items, scale_shift_act_run}, {}, {}}};
 
 constexpr Op<ScaleShiftActBackwardReduceArgs> kScaleShiftActBackwardReduce = {
-    pair_bytes, no_bytes, {{pixel_items, reduce_run}, {channel_merges, reduce_merge}, {}}};
+    pair_bytes,
+    reduction_scratch_bytes,
+    {{pixel_items, reduce_run}, {channel_merges, reduce_merge}, {}}};
 
 constexpr Op<ScaleShiftActBackwardArgs> kScaleShiftActBackward = {
     no_bytes, no_bytes, {{pixel_items, backward_map_run}, {}, {}}};

@@ -17,7 +17,7 @@ inline ConvPartition forward_partition(const ConvShape& s) {
 template <typename A>
 struct ForwardWorkspace {
   PackedWeight<A> weight;
-  PartialMoments<A> moments;
+  PartialMoments moments;
   int64_t bytes;
 
   explicit ForwardWorkspace(const DepthwiseConvArgs& args) {
@@ -27,35 +27,33 @@ struct ForwardWorkspace {
     weight.data = arena.take<A>(args.shape.kernel * args.shape.kernel * weight.stride);
     moments.partials = p.partials();
     const int64_t size = args.mean ? moments.partials * args.shape.channels : 0;
-    moments.mean = arena.take<A>(size);
-    moments.m2 = arena.take<A>(size);
+    moments.mean = arena.take<double>(size);
+    moments.m2 = arena.take<double>(size);
     bytes = arena.bytes();
   }
 };
 
 template <typename A>
 struct ForwardScratch {
+  Arena arena;
+  Moments<A> moments;
   Ring<A> ring;
   Row<A> raw;  // one output row before the epilogue
-  Moments<A> moments;
   const A** pointers;
-  int64_t bytes;
 
-  ForwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch) {
-    Arena arena(scratch);
+  ForwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch)
+      : arena(scratch), moments{arena.take<A>(p.channels), ChannelSums<A>(p.channels, arena)} {
     const int64_t stride = ring_stride(p.channels);
     ring = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
     ring.data = arena.take<A>(ring.size(ring.rows, ring.pixels, ring.stride));
     raw = {arena.take<A>(s.out_width * stride), s.out_width, stride};
-    moments = {arena.take<A>(p.channels), arena.take<A>(p.channels), arena.take<A>(p.channels)};
     pointers = arena.take<const A*>(2 * s.kernel * s.kernel);
-    bytes = arena.bytes();
   }
 };
 
 template <typename T>
 inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
-                         const ForwardScratch<Accumulator<T>>& scratch) {
+                         ForwardScratch<Accumulator<T>>& scratch) {
   using A = Accumulator<T>;
   const ConvShape& s = args.shape;
   const ForwardWorkspace<A> workspace(args);
@@ -90,8 +88,7 @@ inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
   if (!args.mean) return;
   const int64_t at = item.partial * s.channels + item.channels.begin;
   const int64_t count = item.images.size() * item.rows.size() * s.out_width;
-  finish_moments(scratch.moments, channels, count, workspace.moments.mean + at,
-                 workspace.moments.m2 + at);
+  finish_moments(scratch.moments, channels, count, workspace.moments, at);
 }
 
 inline int64_t forward_workspace_bytes(const DepthwiseConvArgs& args) {
@@ -101,7 +98,8 @@ inline int64_t forward_workspace_bytes(const DepthwiseConvArgs& args) {
 
 inline int64_t forward_scratch_bytes(const DepthwiseConvArgs& args) {
   return dispatch_accumulator(args.dtype, [&](auto a) {
-    return ForwardScratch<decltype(a)>(args.shape, forward_partition(args.shape), nullptr).bytes;
+    return ForwardScratch<decltype(a)>(args.shape, forward_partition(args.shape), nullptr)
+        .arena.bytes();
   });
 }
 
@@ -128,7 +126,7 @@ inline void forward_run(const DepthwiseConvArgs& args, int64_t begin, int64_t en
   const ConvPartition p = forward_partition(args.shape);
   dispatch_dtype(args.dtype, [&](auto t) {
     using T = decltype(t);
-    const ForwardScratch<Accumulator<T>> memory(args.shape, p, scratch);
+    ForwardScratch<Accumulator<T>> memory(args.shape, p, scratch);
     for (int64_t i = begin; i < end; ++i) {
       forward_item<T>(args, conv_item(args.shape, p, i), memory);
     }

@@ -18,7 +18,7 @@ struct BackwardItem {
   const DepthwiseConvBackwardArgs& args;
   const ConvShape& s;
   const ConvItem& item;
-  const BackwardScratch<A>& scratch;
+  BackwardScratch<A>& scratch;
   const BackwardWorkspace<A> workspace{args};
   const ChannelMap<A> prologue{args.prologue, item.channels.begin};
   const ChannelGradient<A> gradient{args.epilogue, args.gradient_map, item.channels.begin};
@@ -83,9 +83,9 @@ struct BackwardItem {
                     s.in_width, s.channels};
     if (!args.prologue.scale) return store_row(from, prologue, channels, to);
     const A* mean = ChannelMap<A>::at(args.input_mean, item.channels.begin);
-    store_gradient_row(
-        from, row_of(static_cast<const T*>(args.input), n, y, s.in_height, s.in_width), prologue,
-        GradientSums<A>{mean, scratch.grad_sum, scratch.grad_dot}, channels, to);
+    store_gradient_row(from,
+                       row_of(static_cast<const T*>(args.input), n, y, s.in_height, s.in_width),
+                       prologue, mean, channels, to, scratch.sums);
   }
 
   // Input rows [begin, end) belong to the item; their gradients need output rows [first, last].
@@ -133,8 +133,11 @@ struct BackwardItem {
       }
     }
     if (!args.input_mean) return;
-    __builtin_memcpy(workspace.grad_sum + at, scratch.grad_sum, bytes);
-    __builtin_memcpy(workspace.grad_dot + at, scratch.grad_dot, bytes);
+    scratch.sums.end_run();
+    for (int64_t c = 0; c < channels; ++c) {
+      workspace.grad_sum[at + c] = scratch.sums.total_first[c];
+      workspace.grad_dot[at + c] = scratch.sums.total_second[c];
+    }
   }
 };
 
@@ -146,7 +149,7 @@ inline int64_t backward_workspace_bytes(const DepthwiseConvBackwardArgs& args) {
 inline int64_t backward_scratch_bytes(const DepthwiseConvBackwardArgs& args) {
   const ConvPartition p = backward_partition(args.shape);
   return dispatch_accumulator(args.dtype, [&](auto a) {
-    return BackwardScratch<decltype(a)>(args.shape, p, nullptr).bytes;
+    return BackwardScratch<decltype(a)>(args.shape, p, nullptr).arena.bytes();
   });
 }
 
@@ -175,7 +178,7 @@ inline void backward_run(const DepthwiseConvBackwardArgs& args, int64_t begin, i
   const ConvPartition p = backward_partition(args.shape);
   dispatch_dtype(args.dtype, [&](auto t) {
     using T = decltype(t);
-    const BackwardScratch<Accumulator<T>> memory(args.shape, p, scratch);
+    BackwardScratch<Accumulator<T>> memory(args.shape, p, scratch);
     for (int64_t i = begin; i < end; ++i) {
       const ConvItem item = conv_item(args.shape, p, i);
       BackwardItem<T>{args, args.shape, item, memory}.run();
@@ -199,12 +202,15 @@ inline void backward_merge(const DepthwiseConvBackwardArgs& args, int64_t begin,
     const BackwardWorkspace<A> from(args);
     for (int64_t c = channels.begin; c < channels.end; ++c) {
       for (int64_t t = 0; args.grad_weight && t < taps; ++t) {
-        const A sum = merge_sum(from.grad_weight + t * s.channels + c, partials, taps * s.channels);
+        const A sum = static_cast<A>(
+            merge_sum(from.grad_weight + t * s.channels + c, partials, taps * s.channels));
         store(static_cast<T*>(args.grad_weight) + c * taps + t, Vec<A>{} + sum, FirstLanes{1});
       }
       if (!args.input_mean) continue;
-      static_cast<A*>(args.grad_sum)[c] = merge_sum(from.grad_sum + c, partials, s.channels);
-      static_cast<A*>(args.grad_dot)[c] = merge_sum(from.grad_dot + c, partials, s.channels);
+      static_cast<A*>(args.grad_sum)[c] =
+          static_cast<A>(merge_sum(from.grad_sum + c, partials, s.channels));
+      static_cast<A*>(args.grad_dot)[c] =
+          static_cast<A>(merge_sum(from.grad_dot + c, partials, s.channels));
     }
   });
 }

@@ -11,29 +11,31 @@ constexpr int64_t kChannelsPerMerge = 64;  // an item of a merging phase
 
 inline int64_t merge_items(int64_t channels) { return ceil_div(channels, kChannelsPerMerge); }
 
-// Partial mean and M2 (sum of squared deviations) of one item's values, [C] each.
-template <typename A>
-inline void finish_moments(const Moments<A>& from, int64_t channels, int64_t count, A* mean,
-                           A* m2) {
-  const A n = static_cast<A>(count);
-  for (int64_t c = 0; c < channels; ++c) {
-    mean[c] = from.shift[c] + from.sum[c] / n;
-    m2[c] = from.square[c] - from.sum[c] * (from.sum[c] / n);
-  }
-}
-
-// Partials of all items: mean and M2 are [partials, C].
-template <typename A>
+// Partials of all items, [partials, C]: mean and M2, the sum of squared deviations. In double, as
+// a mean that is large against the deviation must not round it away.
 struct PartialMoments {
-  A* mean;
-  A* m2;
+  double* mean;
+  double* m2;
   int64_t partials;
 };
+
+// Writes one item's partials at `at`; `count` values went into each channel.
+template <typename A>
+inline void finish_moments(Moments<A>& from, int64_t channels, int64_t count,
+                           const PartialMoments& to, int64_t at) {
+  from.sums.end_run();
+  const double n = static_cast<double>(count);
+  for (int64_t c = 0; c < channels; ++c) {
+    const double sum = from.sums.total_first[c];
+    to.mean[at + c] = from.shift[c] + sum / n;
+    to.m2[at + c] = from.sums.total_second[c] - sum * (sum / n);
+  }
+}
 
 // Chan's formula over all partials: the mean of means, then M2 about it. `count_of(p)` is the
 // number of values behind partial p.
 template <typename A, typename CountOf>
-inline void merge_moments(const PartialMoments<A>& from, int64_t all_channels, Range channels,
+inline void merge_moments(const PartialMoments& from, int64_t all_channels, Range channels,
                           CountOf count_of, A* mean, A* var) {
   for (int64_t c = channels.begin; c < channels.end; ++c) {
     double count = 0, sum = 0, m2 = 0;
@@ -53,11 +55,11 @@ inline void merge_moments(const PartialMoments<A>& from, int64_t all_channels, R
 }
 
 // total = sum of partials[p * stride] for p in order.
-template <typename A>
-inline A merge_sum(const A* partials, int64_t count, int64_t stride) {
+template <typename E>
+inline double merge_sum(const E* partials, int64_t count, int64_t stride) {
   double total = 0;
   for (int64_t p = 0; p < count; ++p) total += partials[p * stride];
-  return static_cast<A>(total);
+  return total;
 }
 
 }  // namespace

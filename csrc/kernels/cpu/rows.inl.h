@@ -4,8 +4,8 @@
 // that do the arithmetic (correlate, accumulate_taps) know nothing of types, maps or borders.
 #pragma once
 
+#include "kernels/cpu/channel_sums.inl.h"
 #include "kernels/cpu/maps.inl.h"
-#include "kernels/cpu/partition.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
@@ -22,9 +22,9 @@ constexpr int64_t kTilePixels = 4;
 
 // Calls f(tile, c, lanes) for every tile of pixels and vector of channels.
 template <typename A, typename F>
-inline void for_each_tile(int64_t pixels, int64_t channels, F f) {
-  for (int64_t p = 0; p < pixels; p += kTilePixels) {
-    const Range tile{p, min_of(p + kTilePixels, pixels)};
+inline void for_each_tile(Range pixels, int64_t channels, F f) {
+  for (int64_t p = pixels.begin; p < pixels.end; p += kTilePixels) {
+    const Range tile{p, min_of(p + kTilePixels, pixels.end)};
     for_each_vector<A>(channels, [&](int64_t c, auto lanes) { f(tile, c, lanes); });
   }
 }
@@ -33,7 +33,7 @@ inline void for_each_tile(int64_t pixels, int64_t channels, F f) {
 template <typename T, typename A>
 inline void stage_row(Row<const T> from, const ChannelMap<A>& params, int64_t channels, Row<A> to) {
   dispatch_map(params, [&](auto tag) {
-    for_each_tile<A>(from.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
+    for_each_tile<A>({0, from.pixels}, channels, [&](Range tile, int64_t c, auto lanes) {
       const typename decltype(tag)::type map(params, c, lanes);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
         const Vec<A> x = load(from.data + p * from.stride + c, lanes);
@@ -48,7 +48,7 @@ template <typename T, typename A>
 inline void stage_gradient_row(Row<const T> grad, const T* raw, const ChannelGradient<A>& params,
                                int64_t channels, Row<A> to) {
   dispatch_gradient(params, [&](auto tag) {
-    for_each_tile<A>(grad.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
+    for_each_tile<A>({0, grad.pixels}, channels, [&](Range tile, int64_t c, auto lanes) {
       const typename decltype(tag)::type raw_gradient(params, c, lanes);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
         const int64_t at = p * grad.stride + c;
@@ -140,31 +140,30 @@ inline void accumulate_taps(const Taps<A>& taps, int64_t channels, int64_t step,
 template <typename A>
 struct Moments {
   A* shift;
-  A* sum;
-  A* square;
+  ChannelSums<A> sums;
 };
 
 template <typename T, typename A>
-inline void start_moments(const T* first_pixel, int64_t channels, const Moments<A>& to) {
+inline void start_moments(const T* first_pixel, int64_t channels, Moments<A>& to) {
   for_each_vector<A>(channels, [&](int64_t c, auto lanes) {
     store(to.shift + c, load(first_pixel + c, lanes), AllLanes{});
-    store(to.sum + c, Vec<A>{}, AllLanes{});
-    store(to.square + c, Vec<A>{}, AllLanes{});
   });
+  to.sums.clear();
 }
 
 template <typename T, typename A>
-inline void add_moments(Row<const T> row, int64_t channels, const Moments<A>& to) {
-  for_each_tile<A>(row.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
-    const Vec<A> shift = load(to.shift + c, AllLanes{});
-    Vec<A> sum{}, square{};
-    for (int64_t p = tile.begin; p < tile.end; ++p) {
-      const Vec<A> x = load(row.data + p * row.stride + c, lanes) - shift;
-      sum += x;
-      square += x * x;
-    }
-    store(to.sum + c, load(to.sum + c, AllLanes{}) + sum, AllLanes{});
-    store(to.square + c, load(to.square + c, AllLanes{}) + square, AllLanes{});
+inline void add_moments(Row<const T> row, int64_t channels, Moments<A>& to) {
+  for_each_run(row.pixels, to.sums, [&](Range run) {
+    for_each_tile<A>(run, channels, [&](Range tile, int64_t c, auto lanes) {
+      const Vec<A> shift = load(to.shift + c, AllLanes{});
+      Vec<A> sum{}, square{};
+      for (int64_t p = tile.begin; p < tile.end; ++p) {
+        const Vec<A> x = load(row.data + p * row.stride + c, lanes) - shift;
+        sum += x;
+        square += x * x;
+      }
+      to.sums.add(c, sum, square);
+    });
   });
 }
 
@@ -172,7 +171,7 @@ inline void add_moments(Row<const T> row, int64_t channels, const Moments<A>& to
 template <typename T, typename A>
 inline void store_row(Row<const A> from, const ChannelMap<A>& params, int64_t channels, Row<T> to) {
   dispatch_map(params, [&](auto tag) {
-    for_each_tile<A>(from.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
+    for_each_tile<A>({0, from.pixels}, channels, [&](Range tile, int64_t c, auto lanes) {
       const typename decltype(tag)::type map(params, c, lanes);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
         const Vec<A> y = map(load(from.data + p * from.stride + c, AllLanes{}));
@@ -182,34 +181,50 @@ inline void store_row(Row<const A> from, const ChannelMap<A>& params, int64_t ch
   });
 }
 
-// Sums of dy and of dy * (x - mean) per channel.
-template <typename A>
-struct GradientSums {
-  const A* mean;  // null: no sums
-  A* sum;
-  A* dot;
-};
+// Adds up dy, the gradients `grad` behind the map's activation, and dy * (raw - mean).
+template <typename T, typename A>
+inline void add_gradients(Row<const T> grad, const T* raw, const ChannelMap<A>& params,
+                          const A* mean, int64_t channels, ChannelSums<A>& sums) {
+  dispatch_map(params, [&](auto tag) {
+    for_each_run(grad.pixels, sums, [&](Range run) {
+      for_each_tile<A>(run, channels, [&](Range tile, int64_t c, auto lanes) {
+        const typename decltype(tag)::type map(params, c, lanes);
+        const Vec<A> center = load(mean + c, lanes);
+        Vec<A> sum{}, dot{};
+        for (int64_t p = tile.begin; p < tile.end; ++p) {
+          const int64_t at = p * grad.stride + c;
+          const Vec<A> x = load(raw + at, lanes);
+          const Vec<A> dy = map.gradient(load(grad.data + at, lanes), x);
+          sum += dy;
+          dot += dy * (x - center);
+        }
+        sums.add(c, sum, dot);
+      });
+    });
+  });
+}
 
-// to = the gradient `from` behind the map's activation, at the inputs `raw`; and its sums.
+// to = the gradient `from` behind the map's activation, at the inputs `raw`. Adds up the stored
+// gradients dy, and dy * (raw - mean).
 template <typename T, typename A>
 inline void store_gradient_row(Row<const A> from, const T* raw, const ChannelMap<A>& params,
-                               const GradientSums<A>& sums, int64_t channels, Row<T> to) {
+                               const A* mean, int64_t channels, Row<T> to, ChannelSums<A>& sums) {
   dispatch_map(params, [&](auto tag) {
-    for_each_tile<A>(from.pixels, channels, [&](Range tile, int64_t c, auto lanes) {
-      const typename decltype(tag)::type map(params, c, lanes);
-      const Vec<A> mean = sums.mean ? load(sums.mean + c, lanes) : Vec<A>{};
-      Vec<A> sum{}, dot{};
-      for (int64_t p = tile.begin; p < tile.end; ++p) {
-        const Vec<A> x = load(raw + p * to.stride + c, lanes);
-        const Vec<A> dy = map.gradient(load(from.data + p * from.stride + c, AllLanes{}), x);
-        store(to.data + p * to.stride + c, dy, lanes);
-        const Vec<A> stored = round_to<T>(dy);
-        sum += stored;
-        dot += stored * (x - mean);
-      }
-      if (!sums.mean) return;
-      store(sums.sum + c, load(sums.sum + c, AllLanes{}) + sum, AllLanes{});
-      store(sums.dot + c, load(sums.dot + c, AllLanes{}) + dot, AllLanes{});
+    for_each_run(from.pixels, sums, [&](Range run) {
+      for_each_tile<A>(run, channels, [&](Range tile, int64_t c, auto lanes) {
+        const typename decltype(tag)::type map(params, c, lanes);
+        const Vec<A> center = mean ? load(mean + c, lanes) : Vec<A>{};
+        Vec<A> sum{}, dot{};
+        for (int64_t p = tile.begin; p < tile.end; ++p) {
+          const Vec<A> x = load(raw + p * to.stride + c, lanes);
+          const Vec<A> dy = map.gradient(load(from.data + p * from.stride + c, AllLanes{}), x);
+          store(to.data + p * to.stride + c, dy, lanes);
+          const Vec<A> stored = round_to<T>(dy);
+          sum += stored;
+          dot += stored * (x - center);
+        }
+        sums.add(c, sum, dot);
+      });
     });
   });
 }
