@@ -91,7 +91,7 @@ def test_impossible_recipes(
 ) -> None:
     dataset = colourful(32, 0)
     with pytest.raises(TrainingError, match=message):
-        train(dataclasses.replace(RECIPE, **change), dataset, dataset, tmp_path)  # type: ignore[arg-type]
+        train(dataclasses.replace(RECIPE, **change), dataset, dataset, tmp_path)
 
 
 def test_schedule_warms_up_and_ends_at_nothing() -> None:
