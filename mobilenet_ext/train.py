@@ -23,7 +23,7 @@ from .model import MobileNet
 
 T = TypeVar("T")
 MODELS: dict[str, type[MobileNet]] = {"fused": FusedMobileNet, "stock": MobileNet}
-LEARNING_RATES = {"nadam": 3e-3, "sgd": 0.05}
+LEARNING_RATES = {"nadam": 3e-3, "sgd": 0.1}
 
 
 class TrainingError(Exception):
@@ -36,8 +36,8 @@ class Recipe:
 
     alpha: float = 1.0
     epochs: int = 1
-    batch_size: int = 64
-    optimizer: str = "sgd"  # "sgd": Nesterov momentum 0.9, weight decay 5e-4; or "nadam"
+    batch_size: int = 32
+    optimizer: str = "sgd"  # "sgd": Nesterov momentum 0.5, weight decay 5e-4; or "nadam"
     lr: float | None = None  # peak learning rate; None: the optimizer's own in LEARNING_RATES
     bn_momentum: float = 0.1  # Keras's 0.01 lags behind the weights in a short training
     seed: int = 0
@@ -150,7 +150,8 @@ def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         {"params": weights, "weight_decay": 5e-4},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+    # A fresh network is chaotic: more momentum than this slows the first epoch down.
+    return torch.optim.SGD(groups, lr=lr, momentum=0.5, nesterov=True)
 
 
 def cosine_schedule(

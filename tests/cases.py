@@ -82,11 +82,11 @@ CASES = (
     ConvCase("dilation_2", 2, 9, 9, 8, padding=(2, 2, 2, 2), dilation=2),
     ConvCase("dilation_2_stride_2", 2, 9, 9, 8, stride=2, padding=(1, 2, 0, 2), dilation=2),
     # Work that is split: in bands of rows, groups of images, blocks of channels, unevenly.
-    ConvCase("bands", 1, 24, 67, 64),
-    ConvCase("bands_stride_2", 1, 17, 129, 127, stride=2, padding=(0, 1, 0, 1)),
-    ConvCase("bands_dilation_2", 1, 24, 67, 64, padding=(2, 2, 2, 2), dilation=2),
-    ConvCase("image_groups", 5, 16, 32, 33, activation="relu"),
-    ConvCase("channel_blocks", 1, 81, 32, 32),
+    ConvCase("bands", 1, 33, 67, 64),
+    ConvCase("bands_stride_2", 1, 33, 131, 127, stride=2, padding=(0, 1, 0, 1)),
+    ConvCase("bands_dilation_2", 1, 33, 67, 64, padding=(2, 2, 2, 2), dilation=2),
+    ConvCase("image_groups", 5, 28, 32, 33, activation="relu"),
+    ConvCase("channel_blocks", 1, 150, 19, 47),
     ConvCase("wide_map", 1, 40, 6, 700),
     # Layouts. Everything above is channels_last.
     ConvCase("contiguous", 2, 17, 6, 7, layout="contiguous", grad_layout="contiguous"),

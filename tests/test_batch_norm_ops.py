@@ -188,8 +188,8 @@ def test_statistics_with_one_outlier(where: str) -> None:
 
 def test_statistics_of_images_at_different_levels() -> None:
     """Partial results of different means are merged."""
-    level = torch.tensor([0.0, 100.0, -300.0, 5000.0, 5000.0, 0.0]).view(6, 1, 1, 1)
-    check_statistics(spread((6, 16, 40, 40)) + level, rtol=1e-5)
+    level = torch.tensor([0.0, 100.0, -300.0, 5000.0, 5000.0, 0.0, 1.0]).view(7, 1, 1, 1)
+    check_statistics(spread((7, 24, 40, 37)) + level, rtol=1e-5)
 
 
 def test_statistics_of_a_constant() -> None:
