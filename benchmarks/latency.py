@@ -69,6 +69,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     sizes = [options.alpha, options.resolution, options.batch, options.num_classes]
     if options.grid and any(size is not None for size in [*sizes, options.threads]):
         parser.error("--grid fixes sizes and threads: leave out --alpha, --batch and the like")
+    smallest = min(options.resolution or [224])
+    if options.mode != "inference" and 1 in (options.batch or []) and smallest <= 32:
+        parser.error("training at 32 pixels needs a --batch above 1: the last maps are 1 x 1")
     return options
 
 
