@@ -4,6 +4,8 @@ import functools
 import json
 import pathlib
 import statistics
+import subprocess
+import sys
 import time
 from types import ModuleType
 from typing import Any
@@ -206,3 +208,9 @@ def test_ops_benchmark_verifies_and_prints(
     lines = capsys.readouterr().out.splitlines()
     modes = [line.split()[1] for line in lines[1:]]
     assert modes == ["inference", "forward", "forward+backward"]
+
+
+def test_readme_shows_the_committed_results() -> None:
+    script = str(BENCHMARKS / "readme_table.py")
+    done = subprocess.run([sys.executable, script, "--check"], check=False)
+    assert done.returncode == 0, "run python benchmarks/readme_table.py"

@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Write the README's speed table from the JSON files in results/; --check only compares."""
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+HERE = pathlib.Path(__file__).resolve().parent
+BEGIN, END = "<!-- benchmark table -->", "<!-- end of benchmark table -->"
+OURS = "mobilenet_ext"
+
+
+def timed(point: dict[str, Any]) -> dict[str, float]:
+    """Return the median ms of every contender that was timed."""
+    return {
+        result["contender"]: result["median_ms"]
+        for result in point["results"]
+        if result["status"] == "timed"
+    }
+
+
+def row(point: dict[str, Any]) -> str:
+    """Return one line: ours, then the peers from the fastest on, with their ratio to ours."""
+    ratios = {result["contender"]: result["ratio"] for result in point["results"]}
+    peers = {name: ms for name, ms in timed(point).items() if not name.startswith(OURS)}
+    cells = [
+        f"{name} {ms:.3g} ms ({ratios[name]:.2f}×)"
+        for name, ms in sorted(peers.items(), key=lambda item: item[1])
+    ]
+    return f"| {point['label']} | {timed(point)[OURS]:.3g} ms | {', '.join(cells)} |"
+
+
+def table(files: list[pathlib.Path]) -> str:
+    """Return the Markdown of all results, a table for every file."""
+    parts = []
+    for file in files:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        machine = content["machine"]
+        isa = machine["mobilenet_ext"]["config"]["instruction set"].split(",")[0]
+        lines = [
+            f"{machine['cpu']}, {machine['cores']} cores, {isa}, torch "
+            f"{machine['packages']['torch']}, {machine['date'][:10]}. Medians; in brackets the "
+            "peer's time over ours, so above 1 ours is faster and below 1 it is slower.",
+            "",
+            "| | mobilenet_ext | peers |",
+            "| --- | --- | --- |",
+            *(row(point) for point in content["points"] if OURS in timed(point)),
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def main() -> int:
+    """Rewrite the README, or with --check return 1 if it is not what the results say."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    readme = HERE.parent / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    files = sorted((HERE / "results").glob("*.json"))
+    new = f"{before}{BEGIN}\n{table(files)}\n{END}{after}"
+    if check:
+        return int(new != text)
+    readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
