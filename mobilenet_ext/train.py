@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -85,9 +86,10 @@ def train(
 
     Raises:
         TrainingError: If there are fewer images than a batch takes, the recipe names something
-            unknown, or the loss is no longer finite.
+            unknown, safetensors is not installed, or the loss is no longer finite.
     """
     _check(recipe, len(training[0]))
+    _safetensors()  # better now than after the first epoch
     folder = pathlib.Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -204,22 +206,26 @@ def evaluate(
 
 
 def save_weights(model: MobileNet, folder: pathlib.Path) -> pathlib.Path:
-    """Write the state_dict as safetensors (or `.pt` without that package), replacing it whole.
+    """Write the state_dict to weights.safetensors in `folder`, replacing it whole.
 
-    The safetensors metadata holds the constructor's arguments, as JSON, under `architecture`.
+    The metadata holds the constructor's arguments, as JSON, under `architecture`.
     """
+    save_file = _safetensors().save_file
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    try:
-        from safetensors.torch import save_file
-    except ImportError:
-        path = folder / "weights.pt"
-        with _draft(path) as draft:
-            torch.save(state, draft)
-    else:
-        path = folder / "weights.safetensors"
-        with _draft(path) as draft:
-            save_file(state, draft, metadata={"architecture": json.dumps(model.config)})
+    path = folder / "weights.safetensors"
+    with _draft(path) as draft:
+        save_file(state, draft, metadata={"architecture": json.dumps(model.config)})
     return path
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise TrainingError(
+            "weights are saved with safetensors: pip install 'mobilenet_ext[train]'"
+        ) from error
+    return safetensors.torch
 
 
 @contextlib.contextmanager

@@ -4,9 +4,11 @@ import csv
 import dataclasses
 import json
 import pathlib
+import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mobilenet_ext import FusedMobileNet, MobileNet
@@ -26,11 +28,7 @@ def colourful(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def load_weights(folder: pathlib.Path) -> dict[str, Tensor]:
-    if (folder / "weights.pt").is_file():
-        state: dict[str, Tensor] = torch.load(folder / "weights.pt", weights_only=True)
-        return state
-    safetensors = pytest.importorskip("safetensors.torch")
-    loaded: dict[str, Tensor] = safetensors.load_file(folder / "weights.safetensors")
+    loaded: dict[str, Tensor] = load_file(folder / "weights.safetensors")
     return loaded
 
 
@@ -126,8 +124,17 @@ def test_weights_replace_the_old_ones_whole(
     def broken(*arguments: object, **named: object) -> None:
         raise OSError("disk full")
 
-    name = "safetensors.torch.save_file" if path.suffix == ".safetensors" else "torch.save"
-    monkeypatch.setattr(name, broken)
+    monkeypatch.setattr("safetensors.torch.save_file", broken)
     with pytest.raises(OSError, match="disk full"):
         training.save_weights(model, tmp_path)
     assert path.read_bytes() == before
+
+
+def test_missing_safetensors_is_said_before_training(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    dataset = colourful(32, 0)
+    with pytest.raises(TrainingError, match=r"pip install 'mobilenet_ext\[train\]'"):
+        train(RECIPE, dataset, dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
