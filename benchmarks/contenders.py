@@ -7,6 +7,7 @@ does not apply here, anything else when it broke. Add one to `INFERENCE` or `TRA
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ def bn_folded(problem: Problem) -> Contender:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             module.conv = fuse_conv_bn_eval(convolution, norm)
             module.bn = nn.Identity()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    cast("Any", model).to(memory_format=torch.channels_last)
     return forward_of(model, problem, problem.inputs(channels_last=True))
 
 

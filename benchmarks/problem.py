@@ -7,6 +7,7 @@ swapped statistic then shows in the output.
 
 import statistics
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class Problem:
         dtype = DTYPES[self.point.dtype] if self.point.mode == "inference" else torch.float32
         model.to(self.point.device, dtype)
         if channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            cast("Any", model).to(memory_format=torch.channels_last)
         return model
 
     def inputs(self, *, channels_last: bool) -> Tensor:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ def train(
     model = MODELS[recipe.model](len(CLASSES), recipe.alpha, bn_momentum=recipe.bn_momentum)
     model.to(recipe.device)
     if recipe.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        cast("Any", model).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(recipe, model)
     steps = len(training[0]) // recipe.batch_size
     scheduler = cosine_schedule(optimizer, steps * recipe.epochs)
