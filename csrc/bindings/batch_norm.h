@@ -8,6 +8,18 @@
 
 namespace mobilenet_ext {
 
+// The arguments that all these ops share: the input as a [pixels, C] matrix.
+template <typename Args>
+Args matrix_args(const Tensor& input, const Tensor& nhwc) {
+  const MapSize size = size_of(input);
+  Args args = {};
+  args.pixels = size.n * size.h * size.w;
+  args.channels = size.c;
+  args.dtype = dtype_of(input);
+  args.input = nhwc.const_data_ptr();
+  return args;
+}
+
 template <typename Device>
 std::tuple<Tensor, Tensor> batch_norm_statistics(const Tensor& input) {
   const char* op = "batch_norm_statistics";
@@ -16,11 +28,7 @@ std::tuple<Tensor, Tensor> batch_norm_statistics(const Tensor& input) {
   const Tensor x = to_nhwc(input);
   const Tensor mean = empty_vector(input, accumulator_type(input), size.c);
   const Tensor var = empty_vector(input, accumulator_type(input), size.c);
-  BatchNormStatisticsArgs args = {};
-  args.pixels = size.n * size.h * size.w;
-  args.channels = size.c;
-  args.dtype = dtype_of(input);
-  args.input = x.const_data_ptr();
+  auto args = matrix_args<BatchNormStatisticsArgs>(input, x);
   args.mean = mean.mutable_data_ptr();
   args.var = var.mutable_data_ptr();
   Device::run(args, input);
@@ -36,11 +44,7 @@ Tensor scale_shift_act(const Tensor& input, const Tensor& scale, const Tensor& s
   const MapSize size = size_of(input);
   const Tensor x = to_nhwc(input);
   const Tensor output = empty_nhwc(input, size);
-  ScaleShiftActArgs args = {};
-  args.pixels = size.n * size.h * size.w;
-  args.channels = size.c;
-  args.dtype = dtype_of(input);
-  args.input = x.const_data_ptr();
+  auto args = matrix_args<ScaleShiftActArgs>(input, x);
   args.map = vectors.map();
   args.output = output.mutable_data_ptr();
   Device::run(args, input);
@@ -62,12 +66,8 @@ std::tuple<Tensor, Tensor> scale_shift_act_backward_reduce(const Tensor& grad_ou
   const Tensor x = to_nhwc(input);
   const Tensor grad_sum = empty_vector(input, accumulator_type(input), size.c);
   const Tensor grad_dot = empty_vector(input, accumulator_type(input), size.c);
-  ScaleShiftActBackwardReduceArgs args = {};
-  args.pixels = size.n * size.h * size.w;
-  args.channels = size.c;
-  args.dtype = dtype_of(input);
+  auto args = matrix_args<ScaleShiftActBackwardReduceArgs>(input, x);
   args.grad_output = grad.const_data_ptr();
-  args.input = x.const_data_ptr();
   args.map = vectors.map();
   args.mean = center.const_data_ptr();
   args.grad_sum = grad_sum.mutable_data_ptr();
@@ -91,12 +91,8 @@ Tensor scale_shift_act_backward(const Tensor& grad_output, const Tensor& input,
   const Tensor grad = to_nhwc(grad_output);
   const Tensor x = to_nhwc(input);
   const Tensor grad_input = empty_nhwc(input, size);
-  ScaleShiftActBackwardArgs args = {};
-  args.pixels = size.n * size.h * size.w;
-  args.channels = size.c;
-  args.dtype = dtype_of(input);
+  auto args = matrix_args<ScaleShiftActBackwardArgs>(input, x);
   args.grad_output = grad.const_data_ptr();
-  args.input = x.const_data_ptr();
   args.map = vectors.map();
   args.gradient_map = gradient.map();
   args.grad_input = grad_input.mutable_data_ptr();
