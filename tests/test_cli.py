@@ -116,7 +116,8 @@ def test_unknown_command_is_refused() -> None:
         cli.main(["fly"])
 
 
-def test_runs_as_a_module() -> None:
+def test_runs_as_a_module(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "mobilenet_ext", "summary", "--table"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    # Not in the source tree, which -m would put before the installed package.
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert "568.7 M" in done.stdout
