@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--peers", nargs="+", metavar="NAME", help="only these beside ours: " + peers_text())
     add("--num-classes", type=int, help="default: 10 below 64 pixels, 1000 above")
     add("--rounds", type=int, default=9, help="turns of each contender at a point (default 9)")
-    add("--min-time", type=float, default=1.0, help="seconds of each contender (default 1)")
+    add("--min-time", type=float, default=0.7, help="seconds of each contender (default 0.7)")
     add("--build-limit", type=float, default=120, help="seconds to build a contender (default 120)")
     add("--json", type=pathlib.Path, metavar="PATH", help="write the results there")
     add("--plot", type=pathlib.Path, default=pathlib.Path("latency.png"), metavar="PATH")
