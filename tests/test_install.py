@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -43,10 +44,17 @@ def install_torch() -> InstallTorch:
     return install
 
 
+def _is_ours(variable: str) -> bool:
+    return variable.startswith("MOBILENET_EXT_")
+
+
 @pytest.fixture
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Makes torch not importable, as in an isolated build; returns the empty site-packages."""
     site = tmp_path / "own"
+    # Tests run in an activated environment, whose torch an isolated build would find.
+    for name in ("VIRTUAL_ENV", "CONDA_PREFIX", *filter(_is_ours, os.environ)):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sysconfig, "get_path", lambda kind: str(site))
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
