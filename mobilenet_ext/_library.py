@@ -89,7 +89,8 @@ def _load_cuda() -> str:
         warnings.warn(f"mobilenet_ext: the CUDA library does not load: {error}", stacklevel=2)
         return f"not loaded: {error}"
     archs = build_facts().get("cuda_archs", "unknown architectures")
-    return f"loaded for {archs}, with kernels for {len(_ops('CUDA'))} of {len(_ops())} ops"
+    count = f"{len(_ops('CUDA'))} of {len(_ops() - _CPU_ONLY)} ops"
+    return f"loaded for {archs}, with kernels for {count}"
 
 
 def _ops(dispatch_key: str = "") -> set[str]:
@@ -98,8 +99,13 @@ def _ops(dispatch_key: str = "") -> set[str]:
     return {name for name in names if name.startswith("mobilenet_ext::")}
 
 
+# Runs all layers of a network at once; elsewhere they run one by one.
+_CPU_ONLY = {"mobilenet_ext::mobilenet"}
+
 _load_cpu()
 _CUDA_STATUS = _load_cuda()
 _DEVICES_WITH_KERNELS = frozenset(
-    device for device, key in {"cpu": "CPU", "cuda": "CUDA"}.items() if _ops(key) == _ops()
+    device
+    for device, key in {"cpu": "CPU", "cuda": "CUDA"}.items()
+    if _ops(key) | _CPU_ONLY == _ops()
 )

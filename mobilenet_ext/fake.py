@@ -126,6 +126,18 @@ def scale_shift_act_backward(
     return _map(input, input.shape)
 
 
+@register_fake("mobilenet_ext::mobilenet")
+def mobilenet(
+    input: Tensor,
+    weight: Tensor,
+    layers: Tensor,
+    outputs: int,
+    has_classifier: bool,
+    activation: int,
+) -> Tensor:
+    return input.new_empty(input.shape[0], outputs)
+
+
 @register_flop_formula(torch.ops.mobilenet_ext.depthwise_conv)
 def depthwise_conv_flop(
     input_shape: Sequence[int],
@@ -146,3 +158,24 @@ def depthwise_conv_backward_flop(
     weight_shape, needs = args[8], args[-2:]
     assert isinstance(weight_shape, Sequence)
     return 2 * prod(grad_output_shape) * prod(weight_shape[2:]) * sum(map(bool, needs))
+
+
+@register_flop_formula(torch.ops.mobilenet_ext.mobilenet, get_raw=True)
+def mobilenet_flop(
+    input: Tensor,
+    weight: Tensor,
+    layers: Tensor,
+    outputs: int,
+    has_classifier: bool,
+    *args: object,
+    out_val: object = None,
+    **kwargs: object,
+) -> int:
+    """Count the convolutions and the classifier, as for the layers one by one."""
+    batch, _, height, width = input.shape
+    macs, channels = 0, 0
+    for index, (before, channels, stride, *pads) in enumerate(layers.tolist()):
+        height = (height + pads[2] + pads[3] - 3) // stride + 1
+        width = (width + pads[0] + pads[1] - 3) // stride + 1
+        macs += height * width * before * (9 * channels if index == 0 else 9 + channels)
+    return 2 * batch * (macs + channels * outputs * has_classifier)

@@ -18,6 +18,7 @@ from .checks import require
 from .geometry import Padding, conv_geometry
 from .model import FEATURE_BLOCKS, MobileNet
 from .nn import ConvBNReLU, is_intact
+from .packed_network import PackedNetwork
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -115,8 +116,10 @@ class FrozenMobileNet(nn.Module):
     """Inference-only copy of a MobileNet or FusedMobileNet, as `freeze()` returns it.
 
     Owns folded weights, which later changes of the model do not reach, and never records gradients.
-    It has no parameters and an empty state dict: save the model, or pickle this one whole. `.to()`
-    moves and casts it. Keep fixed what the model had when it was frozen: its mode does not matter.
+    On the CPU in float32 one op runs all layers; other dtypes and devices, dilated networks,
+    feature maps and depth multipliers go layer by layer. It has no parameters and an empty state
+    dict: save the model, or pickle this one whole. `.to()` moves and casts it. Its mode does not
+    matter.
 
     Args:
         model: where the weights come from.
@@ -136,10 +139,16 @@ class FrozenMobileNet(nn.Module):
             self._stem = fold(model.stem)
             self._blocks = [fold_block(block) for block in model.blocks]
             self._classifier = _copy_classifier(model.classifier)
+            self._packed = self._pack()
 
-    @torch.no_grad()
     def forward(self, input: Tensor) -> Tensor | list[Tensor]:
         """Logits [N, num_classes], pooled features without a classifier, or the feature maps."""
+        if self._packed is not None and self._packed.takes(input):
+            return self._packed(input)
+        return self._forward_by_layers(input)
+
+    @torch.no_grad()
+    def _forward_by_layers(self, input: Tensor) -> Tensor | list[Tensor]:
         features = self.forward_features(input)
         if isinstance(features, list):
             return features
@@ -168,6 +177,12 @@ class FrozenMobileNet(nn.Module):
             if self.features_only and index in FEATURE_BLOCKS:
                 maps.append(x)
         return maps if self.features_only else x
+
+    def _pack(self) -> PackedNetwork | None:
+        """Pack the weights for the op that runs all layers at once, where there is one."""
+        if self.features_only or not PackedNetwork.can_hold(self._stem, self._blocks):
+            return None
+        return PackedNetwork(self._stem, self._blocks, self._classifier)
 
     def _stock(self, x: Tensor, conv: FoldedConv, groups: int) -> Tensor:
         """act(conv(x)) by torch, in channels_last."""
@@ -202,6 +217,7 @@ class FrozenMobileNet(nn.Module):
         self._stem = self._stem.map(fn)
         self._blocks = [(dw.map(fn), pw.map(fn)) for dw, pw in self._blocks]
         self._classifier = tuple(map(fn, self._classifier))
+        self._packed = self._pack()
         return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:

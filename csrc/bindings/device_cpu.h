@@ -1,9 +1,12 @@
 // Runs the CPU kernels: torch's thread pool, workspace from torch, scratch kept by each thread.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <thread>
 
 #include "bindings/tensor.h"
 #include "kernels/cpu/kernels.h"
@@ -30,7 +33,33 @@ class ThreadScratch {
   int64_t bytes_ = 0;
 };
 
+// How far a phase has come. Whoever is free takes the next item; nobody counts on the others to
+// come, so that a phase also ends when the pool lends fewer threads than were asked for.
+struct alignas(cpu::kAlignment) PhaseProgress {
+  std::atomic<int64_t> taken{0}, done{0};
+
+  template <typename F>
+  void share(int64_t items, F run) {
+    for (int64_t i = taken++; i < items; i = taken++) {
+      run(i);
+      ++done;
+    }
+    for (int spins = 0; done.load(std::memory_order_acquire) < items; ++spins) {
+      if (spins > kSpins) std::this_thread::yield();
+    }
+  }
+
+ private:
+  static constexpr int kSpins =
+      4096;  // some 10 us: a phase's items are about as long as each other
+};
+
 struct Cpu {
+  static void run(MobileNetArgs args, const Tensor&) {
+    args.workers = torch::stable::get_num_threads();
+    run_program(cpu::kernels().mobilenet, args);
+  }
+
   template <typename Args>
   static void run(Args args, const Tensor& like) {
     const cpu::Op<Args>& op = op_for(args);
@@ -49,6 +78,25 @@ struct Cpu {
   }
 
  private:
+  // Many phases in one parallel region: threads wake once. Maps stay with the calling thread.
+  template <typename Args>
+  static void run_program(const cpu::Program<Args>& program, Args args) {
+    static thread_local ThreadScratch workspace;
+    args.workspace = workspace.at_least(program.workspace_bytes(args));
+    const int64_t phases = program.phases(args), scratch_bytes = program.scratch_bytes(args);
+    const std::unique_ptr<PhaseProgress[]> progress(new PhaseProgress[phases]);
+    const int64_t threads =
+        phases > 1 ? args.workers : std::min(args.workers, program.items(args, 0));
+    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+      static thread_local ThreadScratch memory;
+      void* scratch = memory.at_least(scratch_bytes);
+      for (int64_t phase = 0; phase < phases; ++phase) {
+        progress[phase].share(program.items(args, phase),
+                              [&](int64_t item) { program.run(args, phase, item, scratch); });
+      }
+    });
+  }
+
   static const auto& op_for(const DepthwiseConvArgs&) { return cpu::kernels().depthwise_conv; }
   static const auto& op_for(const DepthwiseConvBackwardArgs&) {
     return cpu::kernels().depthwise_conv_backward;

@@ -3,6 +3,7 @@
 #include "bindings/batch_norm.h"
 #include "bindings/depthwise_conv.h"
 #include "bindings/device_cpu.h"
+#include "bindings/mobilenet.h"
 
 namespace mobilenet_ext {
 
@@ -27,6 +28,9 @@ STABLE_TORCH_LIBRARY(mobilenet_ext, m) {
   m.def(
       "scale_shift_act_backward(Tensor grad_output, Tensor input, Tensor? scale, Tensor? shift, "
       "int activation, Tensor grad_scale, Tensor? raw_scale, Tensor? raw_shift) -> Tensor");
+  m.def(
+      "mobilenet(Tensor input, Tensor weight, Tensor layers, int outputs, bool has_classifier, "
+      "int activation) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mobilenet_ext, CPU, m) {
@@ -36,6 +40,7 @@ STABLE_TORCH_LIBRARY_IMPL(mobilenet_ext, CPU, m) {
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Cpu>));
   m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Cpu>));
   m.impl("scale_shift_act_backward", TORCH_BOX(&scale_shift_act_backward<Cpu>));
+  m.impl("mobilenet", TORCH_BOX(&mobilenet<Cpu>));
 }
 
 }  // namespace mobilenet_ext

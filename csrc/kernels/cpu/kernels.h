@@ -6,6 +6,7 @@
 
 #include "kernels/batch_norm.h"
 #include "kernels/depthwise_conv.h"
+#include "kernels/mobilenet.h"
 
 namespace mobilenet_ext::cpu {
 
@@ -26,6 +27,17 @@ struct Op {
   Phase<Args> phases[kMaxPhases];           // unused ones are null
 };
 
+// An op of many phases: a whole network. Its items are larger than a phase is long in an Op, and
+// args.workers tells the split how many there will be; results do not depend on it.
+template <typename Args>
+struct Program {
+  int64_t (*workspace_bytes)(const Args&);
+  int64_t (*scratch_bytes)(const Args&);
+  int64_t (*phases)(const Args&);
+  int64_t (*items)(const Args&, int64_t phase);
+  void (*run)(const Args&, int64_t phase, int64_t item, void* scratch);
+};
+
 // One table per instruction set.
 struct KernelTable {
   const char* name;
@@ -35,6 +47,7 @@ struct KernelTable {
   Op<ScaleShiftActArgs> scale_shift_act;
   Op<ScaleShiftActBackwardReduceArgs> scale_shift_act_backward_reduce;
   Op<ScaleShiftActBackwardArgs> scale_shift_act_backward;
+  Program<MobileNetArgs> mobilenet;
 };
 
 // The table in use: the best for this CPU, unless select_kernels() chose another.

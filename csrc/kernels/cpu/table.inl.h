@@ -5,6 +5,7 @@
 #include "kernels/cpu/batch_norm.inl.h"
 #include "kernels/cpu/depthwise_conv.inl.h"
 #include "kernels/cpu/depthwise_conv_backward.inl.h"
+#include "kernels/cpu/mobilenet.inl.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
@@ -16,7 +17,8 @@ constexpr KernelTable make_table(const char* name) {
           kBatchNormStatistics,
           kScaleShiftAct,
           kScaleShiftActBackwardReduce,
-          kScaleShiftActBackward};
+          kScaleShiftActBackward,
+          kMobileNet};
 }
 
 }  // namespace

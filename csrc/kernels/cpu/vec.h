@@ -146,6 +146,12 @@ inline Vec<Accumulator<T>> round_to(Vec<Accumulator<T>> v) {
   }
 }
 
+// All lanes `x`. Subtracting zero changes no value, so that compilers leave only the broadcast.
+template <typename A>
+inline Vec<A> broadcast(A x) {
+  return x - Vec<A>{};
+}
+
 // Calls f(c, lanes) for every vector of `channels` channels.
 template <typename A, typename F>
 inline void for_each_vector(int64_t channels, F f) {

@@ -1,0 +1,147 @@
+// Matrix product c = act(a * b + bias) with b packed in panels of kPanel columns (mobilenet.h), and
+// the register tile that it is made of. A tile of kRows x kPanels * kPanel sums stays in registers
+// over the whole depth; each step loads a line of b per panel and broadcasts an element of each row
+// of a. Few rows take more panels, so that there are always enough independent sums to hide the
+// latency of an FMA. Rows are divided evenly, 49 as 4 x 6 + 5 x 5: there is no slow tail. Every sum
+// runs over the depth in order, so that no result depends on how the work was divided.
+#pragma once
+
+#include "kernels/cpu/partition.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/mobilenet.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// Sums a core has registers for: 6 x 16 of AVX2's 16 registers, 12 x 16 of AVX-512's 32.
+constexpr int kPanelVectors = static_cast<int>(kPanel) / kLanes<float>;
+constexpr int kMaxTileRows = kLanes<float> == 16 ? 12 : kLanes<float> == 8 ? 6 : 2;
+
+// Panels side by side in a tile of so many rows.
+constexpr int tile_panels(int rows) {
+  const int most = kMaxTileRows / rows;
+  return most < 1 ? 1 : most < 4 ? most : 4;
+}
+
+template <int kRows, int kPanels>
+struct Tile {
+  static constexpr int kVectors = kPanels * kPanelVectors;
+  Vec<float> sum[kRows][kVectors];
+
+  __attribute__((always_inline)) inline void start(const float* bias) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Vec<float> value = load(bias + v * kLanes<float>, AllLanes{});
+      for (int r = 0; r < kRows; ++r) sum[r][v] = value;
+    }
+  }
+
+  // sum += a [kRows, depth] * b [depth, kPanels * kPanel]
+  __attribute__((always_inline)) inline void add(const float* a, int64_t a_stride, const float* b,
+                                                 int64_t panel_stride, int64_t depth) {
+    for (int64_t k = 0; k < depth; ++k) {
+      Vec<float> line[kVectors];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kPanelVectors; ++v) {
+          line[p * kPanelVectors + v] =
+              load(b + p * panel_stride + k * kPanel + v * kLanes<float>, AllLanes{});
+        }
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < kRows; ++r) {
+        const Vec<float> x = broadcast(a[r * a_stride + k]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sum[r][v] += x * line[v];
+      }
+    }
+  }
+
+  template <Activation kActivation>
+  __attribute__((always_inline)) inline void finish(float* c, int64_t c_stride) const {
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        store(c + r * c_stride + v * kLanes<float>, activate<kActivation>(sum[r][v]), AllLanes{});
+      }
+    }
+  }
+};
+
+// c [rows, columns] = act(a [rows, depth] * b + bias); c is written in whole panels.
+struct Product {
+  const float* a;
+  int64_t a_stride, rows, depth;
+  const float* b;     // the first of the panels to use
+  const float* bias;  // of the first of them
+  int64_t panels;
+  float* c;
+  int64_t c_stride;
+};
+
+template <int kRows, int kPanels, Activation kActivation>
+void product_tile(const Product& p, int64_t row, int64_t panel) {
+  const int64_t panel_stride = p.depth * kPanel;
+  Tile<kRows, kPanels> tile;
+  tile.start(p.bias + panel * kPanel);
+  tile.add(p.a + row * p.a_stride, p.a_stride, p.b + panel * panel_stride, panel_stride, p.depth);
+  tile.template finish<kActivation>(p.c + row * p.c_stride + panel * kPanel, p.c_stride);
+}
+
+// Calls f(integer constant r) for r == rows, 1 <= rows <= kMax.
+template <int kRows>
+struct RowsConstant {
+  static constexpr int value = kRows;
+};
+
+template <int kMax, typename F>
+inline void dispatch_rows(int64_t rows, F f) {
+  if constexpr (kMax > 1) {
+    if (rows < kMax) return dispatch_rows<kMax - 1>(rows, f);
+  }
+  f(RowsConstant<kMax>{});
+}
+
+// `rows` in tiles of at most kMaxTileRows that differ by one row at most.
+struct RowTiles {
+  int64_t count, rows, larger;  // the first `larger` tiles have rows + 1
+
+  explicit RowTiles(int64_t total)
+      : count(ceil_div(total, kMaxTileRows)), rows(total / count), larger(total % count) {}
+  int64_t begin(int64_t tile) const { return tile * rows + min_of(tile, larger); }
+  int64_t size(int64_t tile) const { return rows + (tile < larger); }
+};
+
+// Panels [first, last) of all rows.
+template <Activation kActivation>
+inline void product_panels(const Product& p, const RowTiles& tiles, int64_t first, int64_t last) {
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    dispatch_rows<kMaxTileRows>(tiles.size(t), [&](auto rows) {
+      constexpr int kRows = decltype(rows)::value, kPanels = tile_panels(kRows);
+      int64_t panel = first;
+      for (; panel + kPanels <= last; panel += kPanels) {
+        product_tile<kRows, kPanels, kActivation>(p, tiles.begin(t), panel);
+      }
+      for (; panel < last; ++panel) {
+        product_tile<kRows, 1, kActivation>(p, tiles.begin(t), panel);
+      }
+    });
+  }
+}
+
+// Panels that stay in the L1 cache are used for all rows before the next: b is then read once from
+// where it comes, and a from L2 once for each group of panels.
+constexpr int64_t kPanelGroupBytes = 16 * 1024;
+
+template <Activation kActivation>
+inline void product(const Product& p) {
+  const RowTiles tiles(p.rows);
+  const int64_t fitting =
+      kPanelGroupBytes / (p.depth * kPanel * static_cast<int64_t>(sizeof(float)));
+  const int64_t group = max_of(tile_panels(static_cast<int>(tiles.rows)), fitting);
+  for (int64_t panel = 0; panel < p.panels; panel += group) {
+    product_panels<kActivation>(p, tiles, panel, min_of(panel + group, p.panels));
+  }
+}
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu

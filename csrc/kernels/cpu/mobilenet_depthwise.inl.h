@@ -1,0 +1,130 @@
+// The depthwise convolution of whole-network inference: act(conv(x) + bias), 3 x 3, stride 1 or 2,
+// float32. Pixels are whole panels of channels, the last of them zeros. Channels run innermost over
+// contiguous memory; four neighbouring outputs share what they load. Taps outside the map are left
+// out, so that maps of a few pixels, which are all border, do less work and not more.
+#pragma once
+
+#include "kernels/cpu/partition.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/mobilenet.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// A row of outputs of some channels, and the rows of its taps that lie inside the map.
+struct DepthwiseRow {
+  const float* input[3];   // the first pixel of each input row
+  const float* weight[3];  // the first tap of the same rows, [3, tap_stride]
+  const float* bias;
+  int64_t channels, tap_stride;
+  int64_t pitch;  // floats from a pixel to the next, of both maps
+  float* output;
+};
+
+// Outputs x, x + 1, ... from the taps [kFirstColumn, kEndColumn) of kTapRows rows; `from`: input
+// pixel of the first output's first tap, which may lie outside.
+template <int kTapRows, int kStride, int kOutputs, int kFirstColumn, int kEndColumn,
+          Activation kActivation>
+void depthwise_pixels(const DepthwiseRow& row, int64_t x, int64_t from) {
+  float* output = row.output + x * row.pitch;
+  for (int64_t c = 0; c < row.channels; c += kLanes<float>) {
+    Vec<float> sum[kOutputs];
+    const Vec<float> bias = load(row.bias + c, AllLanes{});
+    for (int i = 0; i < kOutputs; ++i) sum[i] = bias;
+#pragma GCC unroll 3
+    for (int tap_y = 0; tap_y < kTapRows; ++tap_y) {
+      const float* input = row.input[tap_y] + from * row.pitch + c;
+      Vec<float> weight[3] = {};
+#pragma GCC unroll 3
+      for (int tap_x = kFirstColumn; tap_x < kEndColumn; ++tap_x) {
+        weight[tap_x] = load(row.weight[tap_y] + tap_x * row.tap_stride + c, AllLanes{});
+      }
+#pragma GCC unroll 16
+      for (int column = kFirstColumn; column < (kOutputs - 1) * kStride + kEndColumn; ++column) {
+        const Vec<float> value = load(input + column * row.pitch, AllLanes{});
+#pragma GCC unroll 4
+        for (int i = 0; i < kOutputs; ++i) {
+          const int tap_x = column - i * kStride;
+          if (tap_x >= kFirstColumn && tap_x < kEndColumn) sum[i] += value * weight[tap_x];
+        }
+      }
+    }
+    for (int i = 0; i < kOutputs; ++i) {
+      store(output + i * row.pitch + c, activate<kActivation>(sum[i]), AllLanes{});
+    }
+  }
+}
+
+// One output whose columns are clipped to [first, end).
+template <int kTapRows, Activation kActivation>
+void depthwise_border(const DepthwiseRow& row, int64_t x, int64_t from, int64_t first,
+                      int64_t end) {
+  if (first == 0 && end == 2)
+    return depthwise_pixels<kTapRows, 1, 1, 0, 2, kActivation>(row, x, from);
+  if (first == 1 && end == 3)
+    return depthwise_pixels<kTapRows, 1, 1, 1, 3, kActivation>(row, x, from);
+  if (first == 0 && end == 1)
+    return depthwise_pixels<kTapRows, 1, 1, 0, 1, kActivation>(row, x, from);
+  if (first == 1 && end == 2)
+    return depthwise_pixels<kTapRows, 1, 1, 1, 2, kActivation>(row, x, from);
+  if (first == 2 && end == 3)
+    return depthwise_pixels<kTapRows, 1, 1, 2, 3, kActivation>(row, x, from);
+  depthwise_pixels<kTapRows, 1, 1, 0, 3, kActivation>(row, x, from);
+}
+
+template <int kTapRows, int kStride, Activation kActivation>
+void depthwise_row(const ConvShape& s, const DepthwiseRow& row) {
+  int64_t x = 0;
+  while (x < s.out_width) {
+    const int64_t from = x * kStride - s.pad_left;
+    const auto inside = [&](int64_t outputs) {
+      return from >= 0 && x + outputs <= s.out_width &&
+             from + (outputs - 1) * kStride + 3 <= s.in_width;
+    };
+    if (inside(4)) {
+      depthwise_pixels<kTapRows, kStride, 4, 0, 3, kActivation>(row, x, from);
+      x += 4;
+    } else if (inside(2)) {
+      depthwise_pixels<kTapRows, kStride, 2, 0, 3, kActivation>(row, x, from);
+      x += 2;
+    } else {
+      const int64_t first = max_of(0, -from), end = min_of(3, s.in_width - from);
+      depthwise_border<kTapRows, kActivation>(row, x, from, first, end);
+      x += 1;
+    }
+  }
+}
+
+// Output rows [rows.begin, rows.end), counted through all images, of the panels of channels
+// [channels.begin, channels.end). `input` is [images, H, W, pitch]; `output` begins with the first
+// of the rows.
+template <int kStride, Activation kActivation>
+void depthwise_rows(const MobileNetLayer& layer, const float* input, int64_t pitch, Range rows,
+                    Range channels, float* output) {
+  const ConvShape& s = layer.conv;
+  DepthwiseRow row = {};
+  row.channels = channels.size();
+  row.tap_stride = round_to_panels(s.channels);
+  row.pitch = pitch;
+  row.bias = layer.weight + 9 * row.tap_stride + channels.begin;
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    const int64_t image = r / s.out_height, top = r % s.out_height * kStride - s.pad_top;
+    const int64_t first = max_of(0, -top), end = min_of(3, s.in_height - top);
+    row.output = output + (r - rows.begin) * s.out_width * pitch + channels.begin;
+    for (int64_t y = first; y < end; ++y) {
+      const int64_t pixel = (image * s.in_height + top + y) * s.in_width;
+      row.input[y - first] = input + pixel * pitch + channels.begin;
+      row.weight[y - first] = layer.weight + y * 3 * row.tap_stride + channels.begin;
+    }
+    if (end - first == 3) {
+      depthwise_row<3, kStride, kActivation>(s, row);
+    } else if (end - first == 2) {
+      depthwise_row<2, kStride, kActivation>(s, row);
+    } else {
+      depthwise_row<1, kStride, kActivation>(s, row);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu

@@ -1,0 +1,99 @@
+"""A folded network in the form that the whole-network op takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import packing
+from .batch_norm import ACTIVATIONS
+from .geometry import conv_geometry
+
+if TYPE_CHECKING:
+    from .inference import FoldedConv
+
+
+class PackedNetwork:
+    """What `torch.ops.mobilenet_ext.mobilenet` needs for a network, and the call.
+
+    Args:
+        stem: [C', C, 3, 3] and what follows it.
+        blocks: depthwise and pointwise convolutions.
+        classifier: weight [outputs, C] and bias [outputs], or nothing.
+    """
+
+    def __init__(
+        self,
+        stem: FoldedConv,
+        blocks: Sequence[tuple[FoldedConv, FoldedConv]],
+        classifier: Sequence[Tensor],
+    ) -> None:
+        parts = [packing.pack_stem(stem.weight, stem.bias)]
+        for depthwise, pointwise in blocks:
+            parts.append(packing.pack_depthwise(depthwise.weight, depthwise.bias))
+            parts.append(packing.pack_matrix(pointwise.weight, pointwise.bias))
+        self._filters = [conv.weight.shape[0] for conv in (stem, *(last for _, last in blocks))]
+        outputs = self._filters[-1]
+        if classifier:
+            weight, *biases = classifier
+            outputs = weight.shape[0]
+            bias = biases[0] if biases else weight.new_zeros(outputs)
+            parts.append(packing.pack_matrix(weight, bias))
+        self._constants = {
+            "weight": torch.cat(parts),
+            "outputs": outputs,
+            "has_classifier": bool(classifier),
+            "activation": ACTIVATIONS[stem.activation],
+        }
+        spatial = [stem, *(first for first, _ in blocks)]
+        self._steps = [(conv.stride, conv.padding) for conv in spatial]
+        self._layers: dict[tuple[int, ...], Tensor] = {}
+
+    @staticmethod
+    def can_hold(stem: FoldedConv, blocks: Sequence[tuple[FoldedConv, FoldedConv]]) -> bool:
+        """Tell whether the op computes this network: float32 on the CPU, and no odd shapes."""
+        channels = stem.weight.shape[0]
+        for depthwise, pointwise in blocks:
+            if depthwise.weight.shape[0] != channels:
+                return False
+            channels = pointwise.weight.shape[0]
+        spatial = [stem, *(first for first, _ in blocks)]
+        convs = [stem, *(conv for block in blocks for conv in block)]
+        return (
+            stem.weight.device.type == "cpu"
+            and stem.weight.dtype == torch.float32
+            and all(conv.kernel_size == 3 and conv.dilation == 1 for conv in spatial)
+            and len({conv.activation for conv in convs}) == 1
+        )
+
+    def takes(self, input: Tensor) -> bool:
+        """Tell whether the op runs on this input."""
+        return input.dtype == torch.float32 and input.dim() == 4 and input.is_cpu
+
+    def arguments(self, input: Tensor) -> dict[str, Any]:
+        """Return the op's arguments for an input [N, C, H, W]."""
+        size = input.shape[1:]
+        layers = self._layers.get(size)
+        if layers is None:
+            layers = self._layers[size] = self._layers_for(size)
+        return {"input": input, "layers": layers, **self._constants}
+
+    def __call__(self, input: Tensor) -> Tensor:
+        """Logits or pooled features [N, outputs] of a float32 input [N, C, H, W]."""
+        output: Tensor = torch.ops.mobilenet_ext.mobilenet(**self.arguments(input))
+        return output
+
+    def _layers_for(self, size: torch.Size) -> Tensor:
+        """List each layer's channels, stride and padding for inputs [N, *size]."""
+        rows, (channels, height, width) = [], size
+        for (stride, padding), filters in zip(self._steps, self._filters, strict=True):
+            map = torch.empty(1, channels, height, width, device="meta")
+            left, right, top, bottom = conv_geometry(map, 3, stride, padding, 1).padding
+            rows.append([channels, filters, stride, left, right, top, bottom])
+            height = (height + top + bottom - 3) // stride + 1
+            width = (width + left + right - 3) // stride + 1
+            channels = filters
+        return torch.tensor(rows)
