@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
+from implementations import IMPLEMENTATIONS, Ops
 
 import mobilenet_ext
 
@@ -31,3 +32,9 @@ def isas() -> Iterator[list[str]]:
     before = mobilenet_ext._C.isa()
     yield mobilenet_ext._C.available_isas()
     mobilenet_ext._C.set_isa(before)
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def ops(request: pytest.FixtureRequest) -> Ops:
+    """The ops by one implementation after the other."""
+    return request.param

@@ -15,11 +15,10 @@ from cases import (
     over_dtypes,
     vector_dtype,
 )
+from implementations import Ops
 from oracle import assert_totals, assert_values, per_channel
 from samples import ScaleShiftAct, make_map
 from torch import Tensor
-
-ops = torch.ops.mobilenet_ext
 
 # The maps and layouts of the case table, without the geometry of a convolution.
 over_maps = over_cases(
@@ -65,7 +64,7 @@ def make_sample(case: ConvCase, dtype: torch.dtype, activation: str | None) -> S
     )
 
 
-def check(sample: Sample) -> None:
+def check(ops: Ops, sample: Sample) -> None:
     """Runs the three ops of a BatchNorm with activation and compares them with the oracle."""
     x, dtype = sample.x, sample.x.dtype
     assert_values(ops.scale_shift_act(x, *sample.vectors), sample.map(x), dtype, scale=20.0)
@@ -84,17 +83,17 @@ def check(sample: Sample) -> None:
 
 
 @over_maps
-def test_scale_shift_act_and_its_backward(case: ConvCase) -> None:
-    check(make_sample(case, torch.float32, case.activation))
+def test_scale_shift_act_and_its_backward(ops: Ops, case: ConvCase) -> None:
+    check(ops, make_sample(case, torch.float32, case.activation))
 
 
 @over_dtypes
 @over_activations
-def test_every_dtype_and_activation(dtype: torch.dtype, activation: str | None) -> None:
-    check(make_sample(ConvCase("", 3, 21, 9, 7), dtype, activation))
+def test_every_dtype_and_activation(ops: Ops, dtype: torch.dtype, activation: str | None) -> None:
+    check(ops, make_sample(ConvCase("", 3, 21, 9, 7), dtype, activation))
 
 
-def test_backward_without_raw_terms() -> None:
+def test_backward_without_raw_terms(ops: Ops) -> None:
     """Frozen BatchNorm: the statistics are constants."""
     sample = make_sample(ConvCase("", 2, 9, 5, 4), torch.float32, "relu6")
     grad_scale = sample.gradient_map[0]
@@ -105,7 +104,7 @@ def test_backward_without_raw_terms() -> None:
     assert_values(actual, expected, torch.float32)
 
 
-def test_backward_without_activation() -> None:
+def test_backward_without_activation(ops: Ops) -> None:
     """Plain BatchNorm: scale and shift are not needed to know where the gradient passes."""
     sample = make_sample(ConvCase("", 2, 9, 5, 4), torch.float32, None)
     actual = ops.scale_shift_act_backward(
@@ -119,7 +118,7 @@ def test_backward_without_activation() -> None:
     assert_values(actual, a * sample.grad + b * sample.x + c, torch.float32, scale=10.0)
 
 
-def test_kinks_and_nan() -> None:
+def test_kinks_and_nan(ops: Ops) -> None:
     """Values as torch clips them; the gradient is zero at 0 and at 6 and passes where NaN is."""
     values = torch.tensor([0.0, -0.0, 6.0, 6.5, -1.0, 3.0, torch.nan, torch.inf, -torch.inf])
     x = values.view(1, 1, 1, 9).expand(1, 17, 1, 9).contiguous()
@@ -137,16 +136,16 @@ def test_kinks_and_nan() -> None:
 
 
 @over_maps
-def test_statistics(case: ConvCase) -> None:
-    check_statistics(make_tensor(case.shape, case.layout))
+def test_statistics(ops: Ops, case: ConvCase) -> None:
+    check_statistics(ops, make_tensor(case.shape, case.layout))
 
 
 @over_dtypes
-def test_statistics_of_every_dtype(dtype: torch.dtype) -> None:
-    check_statistics(make_tensor((3, 21, 33, 35), dtype=dtype))
+def test_statistics_of_every_dtype(ops: Ops, dtype: torch.dtype) -> None:
+    check_statistics(ops, make_tensor((3, 21, 33, 35), dtype=dtype))
 
 
-def check_statistics(x: Tensor, rtol: float | None = None) -> None:
+def check_statistics(ops: Ops, x: Tensor, rtol: float | None = None) -> None:
     mean, var = ops.batch_norm_statistics(x)
     dtype = vector_dtype(x.dtype)
     assert mean.dtype == var.dtype == dtype
@@ -168,14 +167,14 @@ def spread(shape: tuple[int, ...]) -> Tensor:
     return (torch.randn(shape) * 64).round() / 64
 
 
-def test_statistics_far_from_zero() -> None:
+def test_statistics_far_from_zero(ops: Ops) -> None:
     """The mean is 10,000 standard deviations away, with either sign."""
     sign = torch.tensor([1.0, -1.0, 0.0]).repeat(6)[:17].view(1, 17, 1, 1)
-    check_statistics(spread((4, 17, 32, 32)) + 10_000 * sign, rtol=1e-4)
+    check_statistics(ops, spread((4, 17, 32, 32)) + 10_000 * sign, rtol=1e-4)
 
 
 @pytest.mark.parametrize("where", ["first", "last"])
-def test_statistics_with_one_outlier(where: str) -> None:
+def test_statistics_with_one_outlier(ops: Ops, where: str) -> None:
     """A shift taken from one pixel must not spoil the sums when that pixel is the odd one out.
 
     The variance is some 1.4; squares of a distance of 30 cost it two digits.
@@ -183,16 +182,16 @@ def test_statistics_with_one_outlier(where: str) -> None:
     x = spread((2, 17, 32, 32))
     position = 0 if where == "first" else -1
     x[position, :, position, position] = 30.0
-    check_statistics(x.contiguous(memory_format=torch.channels_last), rtol=1e-4)
+    check_statistics(ops, x.contiguous(memory_format=torch.channels_last), rtol=1e-4)
 
 
-def test_statistics_of_images_at_different_levels() -> None:
+def test_statistics_of_images_at_different_levels(ops: Ops) -> None:
     """Partial results of different means are merged."""
     level = torch.tensor([0.0, 100.0, -300.0, 5000.0, 5000.0, 0.0, 1.0]).view(7, 1, 1, 1)
-    check_statistics(spread((7, 24, 40, 37)) + level, rtol=1e-5)
+    check_statistics(ops, spread((7, 24, 40, 37)) + level, rtol=1e-5)
 
 
-def test_statistics_of_a_constant() -> None:
+def test_statistics_of_a_constant(ops: Ops) -> None:
     """The variance of a constant is a true zero, never negative and never noise."""
     x = torch.tensor([0.1, -3e4, 1e-20]).repeat(6).view(1, 18, 1, 1).repeat(3, 1, 17, 19)
     mean, var = ops.batch_norm_statistics(x)
@@ -201,7 +200,7 @@ def test_statistics_of_a_constant() -> None:
     assert (var <= 1e-12 * mean**2 + 1e-30).all()
 
 
-def test_statistics_keep_nan_and_infinity_in_their_channel() -> None:
+def test_statistics_keep_nan_and_infinity_in_their_channel(ops: Ops) -> None:
     x = make_tensor((2, 17, 5, 6))
     x[1, 16, 2, 2] = torch.nan
     x[0, 3, 0, 0] = torch.inf
@@ -212,11 +211,11 @@ def test_statistics_keep_nan_and_infinity_in_their_channel() -> None:
     assert torch.equal(var.isfinite(), ~spoiled)
 
 
-def test_arguments_are_left_alone() -> None:
+def test_arguments_are_left_alone(ops: Ops) -> None:
     sample = make_sample(ConvCase("", 2, 17, 5, 4, layout="misaligned"), torch.float32, "relu6")
     arguments: dict[str, Any] = {"x": sample.x, "grad": sample.grad, "mean": sample.mean}
     before = {name: value.clone() for name, value in arguments.items()}
-    check(sample)
+    check(ops, sample)
     ops.batch_norm_statistics(sample.x)
     for name, value in before.items():
         assert torch.equal(arguments[name], value), name

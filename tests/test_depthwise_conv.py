@@ -13,12 +13,12 @@ from cases import (
     over_dtypes,
     vector_dtype,
 )
+from implementations import Ops
 from oracle import assert_values
 from samples import ScaleShiftAct, forward_arguments, make_map
 from torch import Tensor
 from torch.nn import functional as F
 
-depthwise_conv = torch.ops.mobilenet_ext.depthwise_conv
 over_activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 
@@ -43,9 +43,9 @@ def assert_statistics(output: Tensor, mean: Tensor, var: Tensor) -> None:
 
 
 @over_cases()
-def test_raw_output_and_its_statistics(case: ConvCase) -> None:
+def test_raw_output_and_its_statistics(ops: Ops, case: ConvCase) -> None:
     arguments = forward_arguments(case, statistics=True)
-    output, mean, var = depthwise_conv(**arguments)
+    output, mean, var = ops.depthwise_conv(**arguments)
     x, weight = arguments["input"], arguments["weight"]
     expected = oracle.depthwise_conv(x, weight, case)
     assert_values(output, expected, x.dtype, scale=magnitude(x.double(), weight.double(), case))
@@ -53,11 +53,11 @@ def test_raw_output_and_its_statistics(case: ConvCase) -> None:
 
 
 @over_cases()
-def test_prologue_and_epilogue(case: ConvCase) -> None:
+def test_prologue_and_epilogue(ops: Ops, case: ConvCase) -> None:
     prologue = make_map(case.channels, torch.float32, case.activation)
     epilogue = make_map(case.channels, torch.float32, case.activation)
     arguments = forward_arguments(case, prologue=prologue, epilogue=epilogue)
-    output, mean, var = depthwise_conv(**arguments)
+    output, mean, var = ops.depthwise_conv(**arguments)
     z, weight = prologue(arguments["input"]), arguments["weight"]
     expected = epilogue(oracle.depthwise_conv(z, weight, case))
     scale = 4 * magnitude(z, weight.double(), case) + 3
@@ -67,10 +67,10 @@ def test_prologue_and_epilogue(case: ConvCase) -> None:
 
 @over_cases(FEW_CASES)
 @over_dtypes
-def test_every_dtype(case: ConvCase, dtype: torch.dtype) -> None:
+def test_every_dtype(ops: Ops, case: ConvCase, dtype: torch.dtype) -> None:
     prologue = make_map(case.channels, dtype, case.activation)
     arguments = forward_arguments(case, dtype, prologue=prologue, statistics=True)
-    output, mean, var = depthwise_conv(**arguments)
+    output, mean, var = ops.depthwise_conv(**arguments)
     z, weight = prologue(arguments["input"]), arguments["weight"]
     expected = oracle.depthwise_conv(z, weight, case)
     assert_values(output, expected, dtype, scale=magnitude(z, weight.double(), case))
@@ -78,14 +78,14 @@ def test_every_dtype(case: ConvCase, dtype: torch.dtype) -> None:
 
     epilogue = make_map(case.channels, dtype, case.activation)
     arguments |= {"statistics": False, **epilogue.arguments("output")}
-    output, mean, var = depthwise_conv(**arguments)
+    output, mean, var = ops.depthwise_conv(**arguments)
     scale = 4 * magnitude(z, weight.double(), case) + 3
     assert_values(output, epilogue(expected), dtype, scale=scale)
     assert mean.dtype == var.dtype == vector_dtype(dtype)
 
 
 @over_activations
-def test_every_activation_before_and_after(activation: str | None) -> None:
+def test_every_activation_before_and_after(ops: Ops, activation: str | None) -> None:
     case = case_named("channels_33")
     prologue = make_map(case.channels, torch.float32, activation)
     epilogue = make_map(case.channels, torch.float32, activation)
@@ -95,10 +95,10 @@ def test_every_activation_before_and_after(activation: str | None) -> None:
         raw = oracle.depthwise_conv(z, arguments["weight"], case)
         expected = after(raw) if after else raw
         scale = 4 * magnitude(z, arguments["weight"].double(), case) + 3
-        assert_values(depthwise_conv(**arguments)[0], expected, torch.float32, scale=scale)
+        assert_values(ops.depthwise_conv(**arguments)[0], expected, torch.float32, scale=scale)
 
 
-def test_padding_is_zero_after_the_prologue() -> None:
+def test_padding_is_zero_after_the_prologue(ops: Ops) -> None:
     """A padded tap counts 0 and not relu6(shift): nine taps inside, four in the corner."""
     case = ConvCase("", 1, 8, 5, 5)
     ones = torch.ones(8)
@@ -106,7 +106,7 @@ def test_padding_is_zero_after_the_prologue() -> None:
     arguments = forward_arguments(case, prologue=prologue)
     arguments["input"].zero_()
     arguments["weight"].fill_(1)
-    output = depthwise_conv(**arguments)[0]
+    output = ops.depthwise_conv(**arguments)[0]
     assert (output[0, :, 2, 2] == 27).all()
     assert (output[0, :, 0, 0] == 12).all()
     assert (output[0, :, 4, 2] == 18).all()
@@ -114,19 +114,23 @@ def test_padding_is_zero_after_the_prologue() -> None:
 
 @pytest.mark.parametrize("size", [(9, 9), (10, 10), (9, 10)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_keras_padding_is_one_row_and_column_at_the_end(size: tuple[int, int], stride: int) -> None:
+def test_keras_padding_is_one_row_and_column_at_the_end(
+    ops: Ops, size: tuple[int, int], stride: int
+) -> None:
     case = ConvCase("", 2, 8, *size, stride=stride, padding=(0, 1, 0, 1))
     arguments = forward_arguments(case)
     x = torch.zeros(2, 8, size[0] + 1, size[1] + 1, dtype=torch.float64)
     x[:, :, :-1, :-1] = arguments["input"]
     expected = F.conv2d(x, arguments["weight"].double(), stride=stride, groups=8)
     scale = magnitude(arguments["input"].double(), arguments["weight"].double(), case)
-    assert_values(depthwise_conv(**arguments)[0], expected, torch.float32, scale=scale)
+    assert_values(ops.depthwise_conv(**arguments)[0], expected, torch.float32, scale=scale)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
-def test_nan_and_infinity_stay_where_they_belong(activation: str | None, layout: str) -> None:
+def test_nan_and_infinity_stay_where_they_belong(
+    ops: Ops, activation: str | None, layout: str
+) -> None:
     case = ConvCase("", 1, 19, 9, 12, layout=layout)
     epilogue = ScaleShiftAct(torch.full((19,), 2.0), torch.full((19,), 0.5), activation)
     arguments = forward_arguments(case, epilogue=epilogue)
@@ -138,10 +142,10 @@ def test_nan_and_infinity_stay_where_they_belong(activation: str | None, layout:
     raw = F.conv2d(x.double(), arguments["weight"].double(), padding=1, groups=19)
     assert raw.isnan().sum() > 9
     assert raw.isinf().sum() > 18
-    assert_values(depthwise_conv(**arguments)[0], epilogue(raw), torch.float32, scale=100.0)
+    assert_values(ops.depthwise_conv(**arguments)[0], epilogue(raw), torch.float32, scale=100.0)
 
 
-def test_prologue_propagates_nan_and_clips_infinity() -> None:
+def test_prologue_propagates_nan_and_clips_infinity(ops: Ops) -> None:
     case = ConvCase("", 1, 9, 5, 5)
     prologue = ScaleShiftAct(torch.ones(9), torch.zeros(9), "relu6")
     arguments = forward_arguments(case, prologue=prologue)
@@ -150,32 +154,32 @@ def test_prologue_propagates_nan_and_clips_infinity() -> None:
     expected = oracle.depthwise_conv(prologue(x), arguments["weight"], case)
     assert expected.isnan().sum() == 9
     assert not expected.isinf().any()
-    assert_values(depthwise_conv(**arguments)[0], expected, torch.float32, scale=60.0)
+    assert_values(ops.depthwise_conv(**arguments)[0], expected, torch.float32, scale=60.0)
 
 
-def test_statistics_of_data_far_from_zero() -> None:
+def test_statistics_of_data_far_from_zero(ops: Ops) -> None:
     """|mean| is 2,000 standard deviations: a plain sum of squares would lose the variance."""
     case = ConvCase("", 4, 24, 28, 28, padding=(0, 0, 0, 0))
     arguments = forward_arguments(case, statistics=True)
     arguments["input"] += 6000.0
     arguments["weight"].fill_(1 / 9)
-    output, mean, var = depthwise_conv(**arguments)
+    output, mean, var = ops.depthwise_conv(**arguments)
     stored = output.double()
     torch.testing.assert_close(mean.double(), stored.mean((0, 2, 3)), rtol=1e-6, atol=0)
     expected = stored.var((0, 2, 3), correction=0)
     torch.testing.assert_close(var.double(), expected, rtol=1e-4, atol=0)
 
 
-def test_nan_spoils_the_statistics_of_its_own_channel_only() -> None:
+def test_nan_spoils_the_statistics_of_its_own_channel_only(ops: Ops) -> None:
     arguments = forward_arguments(case_named("channels_17"), statistics=True)
     arguments["input"][1, 5, 2, 3] = torch.nan
-    _, mean, var = depthwise_conv(**arguments)
+    _, mean, var = ops.depthwise_conv(**arguments)
     only = torch.arange(17) == 5
     assert torch.equal(mean.isnan(), only)
     assert torch.equal(var.isnan(), only)
 
 
-def test_strided_weight_and_vectors() -> None:
+def test_strided_weight_and_vectors(ops: Ops) -> None:
     """A weight that is a view, as `state_dict` slicing or pruning makes them."""
     case = case_named("channels_9")
     arguments = forward_arguments(case)
@@ -184,23 +188,23 @@ def test_strided_weight_and_vectors() -> None:
     epilogue = ScaleShiftAct(scale, shift, None)
     arguments |= epilogue.arguments("output")
     expected = epilogue(oracle.depthwise_conv(arguments["input"], arguments["weight"], case))
-    assert_values(depthwise_conv(**arguments)[0], expected, torch.float32, scale=20.0)
+    assert_values(ops.depthwise_conv(**arguments)[0], expected, torch.float32, scale=20.0)
 
 
-def test_arguments_are_left_alone() -> None:
+def test_arguments_are_left_alone(ops: Ops) -> None:
     case = case_named("misaligned")
     prologue = make_map(case.channels, torch.float32, "relu6")
     arguments = forward_arguments(case, prologue=prologue, statistics=True)
     before = {k: v.clone() for k, v in arguments.items() if isinstance(v, Tensor)}
-    depthwise_conv(**arguments)
+    ops.depthwise_conv(**arguments)
     for name, value in before.items():
         assert torch.equal(arguments[name], value), name
 
 
-def test_large_negative_values_survive_without_activation() -> None:
+def test_large_negative_values_survive_without_activation(ops: Ops) -> None:
     """Activation `None` in the epilogue means the affine map alone."""
     x = make_tensor((1, 8, 4, 4))
     arguments = forward_arguments(ConvCase("", 1, 8, 4, 4, kernel=1, padding=(0, 0, 0, 0)))
     epilogue = ScaleShiftAct(torch.full((8,), -100.0), torch.full((8,), -7.0), None)
     arguments |= {"input": x, "weight": torch.ones(8, 1, 1, 1), **epilogue.arguments("output")}
-    torch.testing.assert_close(depthwise_conv(**arguments)[0], x * -100 - 7)
+    torch.testing.assert_close(ops.depthwise_conv(**arguments)[0], x * -100 - 7)

@@ -5,16 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from cases import FEW_CASES, ConvCase, case_named, over_cases, over_dtypes, vector_dtype
+from implementations import Ops
 from oracle import assert_totals, assert_values
 from samples import BackwardSample, make_backward_sample
 from torch import Tensor
 
-depthwise_conv_backward = torch.ops.mobilenet_ext.depthwise_conv_backward
 
-
-def check(sample: BackwardSample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def check(ops: Ops, sample: BackwardSample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Runs the op and compares all it was asked for with the oracle; returns its results."""
-    results = depthwise_conv_backward(**sample.arguments)
+    results = ops.depthwise_conv_backward(**sample.arguments)
     expected, magnitudes = sample.expected(), sample.expected(magnitude=True)
     dtype, vectors = sample.dtype, vector_dtype(sample.dtype)
     if sample.arguments["need_grad_input"]:
@@ -29,20 +28,20 @@ def check(sample: BackwardSample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @over_cases()
-def test_between_two_batch_norms(case: ConvCase) -> None:
+def test_between_two_batch_norms(ops: Ops, case: ConvCase) -> None:
     """The convolution of a block in training: everything at once."""
-    check(make_backward_sample(case))
+    check(ops, make_backward_sample(case))
 
 
 @over_cases()
-def test_convolution_alone(case: ConvCase) -> None:
-    check(make_backward_sample(case, prologue=False, epilogue=False))
+def test_convolution_alone(ops: Ops, case: ConvCase) -> None:
+    check(ops, make_backward_sample(case, prologue=False, epilogue=False))
 
 
 @over_cases(FEW_CASES)
 @over_dtypes
-def test_every_dtype(case: ConvCase, dtype: torch.dtype) -> None:
-    check(make_backward_sample(case, dtype))
+def test_every_dtype(ops: Ops, case: ConvCase, dtype: torch.dtype) -> None:
+    check(ops, make_backward_sample(case, dtype))
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "relu6"])
@@ -60,10 +59,10 @@ def test_every_dtype(case: ConvCase, dtype: torch.dtype) -> None:
     ],
     ids="-".join,
 )
-def test_parts(activation: str | None, options: dict[str, bool]) -> None:
+def test_parts(ops: Ops, activation: str | None, options: dict[str, bool]) -> None:
     case = replace(case_named("stride_2_odd_map"), activation=activation)
     sample = make_backward_sample(case, **options)
-    results = check(sample)
+    results = check(ops, sample)
     asked = (
         sample.arguments["need_grad_input"],
         sample.arguments["need_grad_weight"],
@@ -74,7 +73,7 @@ def test_parts(activation: str | None, options: dict[str, bool]) -> None:
         assert wanted or result.shape == (0,)
 
 
-def test_gradient_map_without_epilogue() -> None:
+def test_gradient_map_without_epilogue(ops: Ops) -> None:
     """BatchNorm without an activation: `output` is given, its scale and shift are not."""
     sample = make_backward_sample(case_named("channels_17"))
     arguments = sample.arguments | {
@@ -82,10 +81,10 @@ def test_gradient_map_without_epilogue() -> None:
         "output_shift": None,
         "output_activation": 0,
     }
-    check(replace(sample, arguments=arguments, epilogue=None))
+    check(ops, replace(sample, arguments=arguments, epilogue=None))
 
 
-def test_gradient_is_zero_exactly_at_the_kinks() -> None:
+def test_gradient_is_zero_exactly_at_the_kinks(ops: Ops) -> None:
     """As torch has it: relu6 lets nothing through at 0 and at 6, on either side of the conv."""
     case = ConvCase("", 1, 8, 4, 4, kernel=1, padding=(0, 0, 0, 0))
     sample = make_backward_sample(case, raw_terms=False)
@@ -97,16 +96,16 @@ def test_gradient_is_zero_exactly_at_the_kinks() -> None:
         input_shift=zeros, output_shift=zeros, weight=torch.ones(8, 1, 1, 1), input_mean=zeros,
         grad_output=torch.ones(1, 8, 4, 4),
     )  # fmt: skip
-    grad_input, _, grad_sum, _ = depthwise_conv_backward(**sample.arguments)
+    grad_input, _, grad_sum, _ = ops.depthwise_conv_backward(**sample.arguments)
     inside = (values > 0) & (values < 6)
     assert torch.equal(grad_input, inside.float().view(1, 8, 1, 1).expand(1, 8, 4, 4))
     assert torch.equal(grad_sum, 16 * inside.float())
 
 
-def test_nan_in_the_gradient_reaches_only_its_taps() -> None:
+def test_nan_in_the_gradient_reaches_only_its_taps(ops: Ops) -> None:
     sample = make_backward_sample(case_named("channels_17"), epilogue=False, prologue=False)
     sample.arguments["grad_output"][1, 16, 2, 2] = torch.nan
-    grad_input, grad_weight, _, _ = depthwise_conv_backward(**sample.arguments)
+    grad_input, grad_weight, _, _ = ops.depthwise_conv_backward(**sample.arguments)
     expected = torch.zeros(2, 17, 5, 6, dtype=torch.bool)
     expected[1, 16, 1:4, 1:4] = True
     assert torch.equal(grad_input.isnan(), expected)
@@ -114,19 +113,19 @@ def test_nan_in_the_gradient_reaches_only_its_taps() -> None:
     assert not grad_weight[:16].isnan().any()
 
 
-def test_nan_under_the_activation_lets_the_gradient_through() -> None:
+def test_nan_under_the_activation_lets_the_gradient_through(ops: Ops) -> None:
     """The mask is zero where y is known to be outside, and nowhere else."""
     case = replace(case_named("channels_9"), activation="relu6")
     sample = make_backward_sample(case, epilogue=False, need_grad_weight=False, sums=False)
     sample.arguments["input"][0, 3, 2, 2] = torch.nan
-    grad_input = check(sample)[0]
+    grad_input = check(ops, sample)[0]
     assert grad_input.isfinite().all()
     assert grad_input[0, 3, 2, 2] != 0
 
 
-def test_arguments_are_left_alone() -> None:
+def test_arguments_are_left_alone(ops: Ops) -> None:
     sample = make_backward_sample(case_named("misaligned"))
     before = {k: v.clone() for k, v in sample.arguments.items() if isinstance(v, Tensor)}
-    depthwise_conv_backward(**sample.arguments)
+    ops.depthwise_conv_backward(**sample.arguments)
     for name, value in before.items():
         assert torch.equal(sample.arguments[name], value), name

@@ -1,0 +1,102 @@
+"""Compiles the CUDA kernels for the host, with the runtime in this folder in place of CUDA's.
+
+Object files are kept by the hash of all that goes into them, under build/cuda_on_host, so that only
+what has changed is compiled again.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CSRC = ROOT / "csrc"
+KERNELS = CSRC / "kernels/cuda"
+BUILD = ROOT / "build/cuda_on_host"
+
+# CUDA's keywords. Shared memory is a thread-local segment, see shared_memory.h.
+KEYWORDS = (
+    "-D__global__=", "-D__device__=", "-D__host__=", "-D__shared__=thread_local",
+    "-D__forceinline__=inline", "-D__launch_bounds__(...)=",
+)  # fmt: skip
+# Other libraries' variables of the same name stay other variables.
+FLAGS = (
+    "-O1", "-g1", "-fPIC", "-fno-gnu-unique", "-ffp-contract=off", "-fno-strict-aliasing",
+    "-std=c++20", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
+    "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
+)  # fmt: skip
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+# torch hides what is in its headers; kernels stay visible, so that they can be named at run time.
+WITH_TORCH = [
+    "-fvisibility=hidden",
+    *(flag for path in cpp_extension.include_paths() for flag in ("-isystem", path)),
+]
+TORCH_LIB = str(Path(torch.__file__).parent / "lib")
+
+
+def sources() -> list[Path]:
+    return [
+        *sorted(KERNELS.glob("*.cu")),
+        CSRC / "bindings/checks.cpp",
+        *sorted(HERE.glob("*.cpp")),
+    ]
+
+
+def build(*, sanitize: bool = False, overlay: Path | None = None) -> Path:
+    """Returns the library, compiled if need be.
+
+    `overlay`: a folder that is searched for headers and sources before csrc.
+    """
+    compiler = [os.environ.get("CXX", "g++"), *FLAGS, *KEYWORDS, *(SANITIZE if sanitize else ())]
+    folders = [HERE, CSRC] if overlay is None else [HERE, overlay, CSRC]
+    compiler += [f"-I{folder}" for folder in folders]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = list(pool.map(lambda source: _compile(compiler, source, folders), sources()))
+    name = hashlib.sha256("\n".join(path.name for path in objects).encode()).hexdigest()[:16]
+    library = BUILD / f"cuda_on_host_{name}.so"
+    if not library.exists():
+        link = [*compiler, "-shared", *map(str, objects), f"-L{TORCH_LIB}"]
+        _run([*link, "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"], library)
+    return library
+
+
+def _compile(compiler: Sequence[str], source: Path, folders: Sequence[Path]) -> Path:
+    """Returns the object file of one source."""
+    includes, seen = [source], set[Path]()
+    digest = hashlib.sha256(f"{compiler} {torch.__version__} {TORCH_LIB}".encode())
+    uses_torch = False
+    while includes:
+        path = includes.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        text = path.read_text(encoding="utf-8")
+        digest.update(f"{path.name}\n{text}".encode())
+        for name in re.findall(r'^#include [<"]([\w./]+)[>"]', text, re.MULTILINE):
+            uses_torch |= name.startswith("torch/")
+            found = (folder / name for folder in (path.parent, *folders))
+            includes += [file for file in found if file.is_file()][:1]
+    target = BUILD / f"{source.stem}_{digest.hexdigest()[:16]}.o"
+    if not target.exists():
+        flags = [*compiler, *(WITH_TORCH if uses_torch else ())]
+        _run([*flags, "-x", "c++", "-c", str(source)], target)
+    return target
+
+
+def _run(command: Sequence[str], target: Path) -> None:
+    """Runs a compiler to make `target`, which is either complete or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(f".{os.getpid()}{target.suffix}")
+    done = subprocess.run(
+        [*command, "-o", str(partial)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    partial.replace(target)

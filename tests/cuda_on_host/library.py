@@ -1,0 +1,80 @@
+"""Loads the CUDA kernels compiled for the host, and knows which of them have run."""
+
+import ctypes
+import functools
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import torch
+from cuda_on_host.build import KERNELS, build
+
+import mobilenet_ext  # noqa: F401  (registers the schemas)
+
+NAMESPACE = "mobilenet_ext_cuda_on_host"
+# The library to use instead of one built from the sources as they are.
+VARIABLE = "MOBILENET_EXT_CUDA_ON_HOST"
+
+
+class Library:
+    """The library and what the runtime reports."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._schemas = torch.library.Library(NAMESPACE, "DEF")
+        for name in torch._C._dispatch_get_all_op_names():
+            if name.startswith("mobilenet_ext::"):
+                op = getattr(torch.ops.mobilenet_ext, name.removeprefix("mobilenet_ext::"))
+                self._schemas.define(str(op.default._schema).removeprefix("mobilenet_ext::"))
+        torch.ops.load_library(str(path))
+        self._c = ctypes.CDLL(str(path))
+        for function in ("launched_kernels", "reached_barriers"):
+            getattr(self._c, f"cuda_on_host_{function}").restype = ctypes.c_char_p
+        self.ops = getattr(torch.ops, NAMESPACE)
+
+    def has(self, op: str) -> bool:
+        return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{op}", "CPU")
+
+    @property
+    def orders(self) -> int:
+        """How many orders of threads every kernel runs under."""
+        return int(self._c.cuda_on_host_orders())
+
+    def launched_kernels(self) -> set[str]:
+        return _demangled(self._c.cuda_on_host_launched_kernels().decode().split())
+
+    def all_kernels(self) -> set[str]:
+        """Every instantiation of a __global__ function in the library."""
+        listing = _output("nm", "--dynamic", "--defined-only", str(self.path)).splitlines()
+        functions = [line.split()[-1] for line in listing if line.split()[-2] in "TW"]
+        names = "|".join(kernel_names())
+        return {name for name in _demangled(functions) if re.search(rf"::({names})[<(]", name)}
+
+    def reached_barriers(self) -> set[str]:
+        return set(self._c.cuda_on_host_reached_barriers().decode().split())
+
+    def ignore_barrier(self, site: str) -> None:
+        """Runs as if there were no such barrier; "" puts all of them back."""
+        self._c.cuda_on_host_ignore_barrier(site.encode())
+
+
+def kernel_names() -> set[str]:
+    """The names of all __global__ functions in the sources."""
+    pattern = r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\("
+    texts = (path.read_text(encoding="utf-8") for path in KERNELS.iterdir())
+    return {name for text in texts for name in re.findall(pattern, text)}
+
+
+@functools.cache
+def library() -> Library:
+    chosen = os.environ.get(VARIABLE)
+    return Library(Path(chosen) if chosen else build())
+
+
+def _output(*command: str, text: str = "") -> str:
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def _demangled(names: list[str]) -> set[str]:
+    return set(_output("c++filt", text="\n".join(names)).splitlines()) - {""}

@@ -1,0 +1,93 @@
+"""What runs an op: the CPU kernels, the CUDA kernels emulated on the host, or a GPU.
+
+All of them take CPU tensors and return CPU tensors, so that one test does for all.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cuda_on_host.library import library
+from torch import Tensor
+
+from mobilenet_ext._library import cuda_status
+
+Op = Callable[..., Any]
+
+
+def why_no_gpu() -> str | None:
+    """What keeps CUDA kernels from running on a GPU here, if anything does."""
+    if not torch.cuda.is_available():
+        return "CUDA kernels not executed: torch sees no GPU"
+    if not has_cuda_kernel("depthwise_conv"):
+        return f"CUDA kernels not executed: {cuda_status()}"
+    return None
+
+
+def has_cuda_kernel(op: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"mobilenet_ext::{op}", "CUDA")
+
+
+def to_gpu(value: Any) -> Any:
+    """A tensor on the GPU, with its strides, its offset and all that surrounds it in memory."""
+    if not isinstance(value, Tensor):
+        return value
+    storage = value.untyped_storage()
+    everything = value.new_empty(0).set_(storage, 0, (len(storage) // value.element_size(),))
+    return everything.cuda().as_strided(value.size(), value.stride(), value.storage_offset())
+
+
+class Cpu:
+    """`ops.x(...)` is the op x with the CPU kernels."""
+
+    name = "cpu"
+
+    def __getattr__(self, op: str) -> Op:
+        return getattr(torch.ops.mobilenet_ext, op)
+
+
+class CudaOnHost:
+    """`ops.x(...)` is the op x with the CUDA kernels, run by the CPU."""
+
+    name = "cuda_on_host"
+
+    def __getattr__(self, op: str) -> Op:
+        if not library().has(op):
+            pytest.skip(f"{op} has no CUDA kernel")
+        return getattr(library().ops, op)
+
+
+class Gpu:
+    """`ops.x(...)` is the op x on the GPU."""
+
+    name = "gpu"
+
+    def __getattr__(self, op: str) -> Op:
+        if not has_cuda_kernel(op):
+            pytest.skip(f"{op} has no CUDA kernel")
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            results = getattr(torch.ops.mobilenet_ext, op)(
+                *map(to_gpu, args), **{name: to_gpu(value) for name, value in kwargs.items()}
+            )
+            if isinstance(results, Tensor):
+                assert results.is_cuda
+                return results.cpu()
+            assert all(result.is_cuda for result in results)
+            return tuple(result.cpu() for result in results)
+
+        return run
+
+
+Ops = Cpu | CudaOnHost | Gpu
+
+on_gpu = (
+    pytest.mark.cuda,
+    pytest.mark.skipif(why_no_gpu() is not None, reason=str(why_no_gpu())),
+)
+IMPLEMENTATIONS = (
+    pytest.param(Cpu(), id="cpu"),
+    pytest.param(CudaOnHost(), id="cuda_on_host"),
+    pytest.param(Gpu(), id="gpu", marks=on_gpu),
+)
