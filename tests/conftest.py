@@ -8,7 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
-from implementations import IMPLEMENTATIONS, Ops
+from cuda_on_host.library import library
+from implementations import IMPLEMENTATIONS, Ops, why_no_gpu
 
 import mobilenet_ext
 
@@ -34,7 +35,50 @@ def isas() -> Iterator[list[str]]:
     mobilenet_ext._C.set_isa(before)
 
 
-@pytest.fixture(params=IMPLEMENTATIONS)
+@pytest.fixture(
+    params=[
+        pytest.param(each, id=each.name, marks=[pytest.mark.cuda] if each.name == "gpu" else [])
+        for each in IMPLEMENTATIONS
+    ]
+)
 def ops(request: pytest.FixtureRequest) -> Ops:
     """The ops by one implementation after the other."""
+    if request.param.name == "gpu" and (reason := why_no_gpu()):
+        pytest.skip(reason)
     return request.param
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-cuda-kernel",
+        action="store_true",
+        help="fail unless the tests have run every CUDA kernel on the host",
+    )
+
+
+def kernels_not_run(config: pytest.Config) -> set[str]:
+    """Those that --every-cuda-kernel complains about."""
+    if not config.getoption("--every-cuda-kernel"):
+        return set()
+    return library().all_kernels() - library().launched_kernels()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.exitstatus == pytest.ExitCode.OK and kernels_not_run(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Says on what the CUDA kernels have run."""
+    if library.cache_info().currsize:
+        ran, every = len(library().launched_kernels()), len(library().all_kernels())
+        text = f"{ran} of {every} emulated on the host, in {library().orders} orders of threads"
+    else:
+        text = "none emulated on the host"
+    gpu = why_no_gpu()
+    text += "; not run on a GPU" if gpu else f"; run on {torch.cuda.get_device_name()}"
+    terminalreporter.write_line(f"CUDA kernels: {text}", yellow=bool(gpu))
+    for kernel in sorted(kernels_not_run(config)):
+        terminalreporter.write_line(f"CUDA kernel never run on the host: {kernel}", red=True)

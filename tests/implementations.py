@@ -25,6 +25,12 @@ def why_no_gpu() -> str | None:
     return None
 
 
+def on_gpu(test: Any) -> Any:
+    """Marks a test as one that needs a GPU."""
+    reason = why_no_gpu()
+    return pytest.mark.cuda(pytest.mark.skipif(reason is not None, reason=str(reason))(test))
+
+
 def has_cuda_kernel(op: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"mobilenet_ext::{op}", "CUDA")
 
@@ -82,12 +88,4 @@ class Gpu:
 
 Ops = Cpu | CudaOnHost | Gpu
 
-on_gpu = (
-    pytest.mark.cuda,
-    pytest.mark.skipif(why_no_gpu() is not None, reason=str(why_no_gpu())),
-)
-IMPLEMENTATIONS = (
-    pytest.param(Cpu(), id="cpu"),
-    pytest.param(CudaOnHost(), id="cuda_on_host"),
-    pytest.param(Gpu(), id="gpu", marks=on_gpu),
-)
+IMPLEMENTATIONS = (Cpu(), CudaOnHost(), Gpu())

@@ -19,6 +19,7 @@ from samples import ScaleShiftAct, forward_arguments, make_map
 from torch import Tensor
 from torch.nn import functional as F
 
+NOTHING = "nothing"
 over_activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 
@@ -42,60 +43,67 @@ def assert_statistics(output: Tensor, mean: Tensor, var: Tensor) -> None:
     assert_values(var, expected, dtype, scale=spread**2)
 
 
-@over_cases()
-def test_raw_output_and_its_statistics(ops: Ops, case: ConvCase) -> None:
-    arguments = forward_arguments(case, statistics=True)
+def check(
+    ops: Ops, case: ConvCase, dtype: torch.dtype, *, prologue: str | None, epilogue: str | None
+) -> None:
+    """Compares values and, where there is no epilogue, statistics with the oracle's.
+
+    Prologue and epilogue are activations behind a BatchNorm, or `NOTHING`.
+    """
+    before = None if prologue is NOTHING else make_map(case.channels, dtype, prologue)
+    after = None if epilogue is NOTHING else make_map(case.channels, dtype, epilogue)
+    arguments = forward_arguments(
+        case, dtype, prologue=before, epilogue=after, statistics=after is None
+    )
     output, mean, var = ops.depthwise_conv(**arguments)
     x, weight = arguments["input"], arguments["weight"]
-    expected = oracle.depthwise_conv(x, weight, case)
-    assert_values(output, expected, x.dtype, scale=magnitude(x.double(), weight.double(), case))
-    assert_statistics(output, mean, var)
+    z = before(x) if before else x.double()
+    raw = oracle.depthwise_conv(z, weight, case)
+    scale = magnitude(before.magnitude(x) if before else z, weight.double(), case)
+    if after:
+        assert_values(output, after(raw), dtype, scale=4 * scale + 3)
+        assert mean.shape == var.shape == (0,)
+        assert mean.dtype == var.dtype == vector_dtype(dtype)
+    else:
+        assert_values(output, raw, dtype, scale=scale)
+        assert_statistics(output, mean, var)
+
+
+@over_cases()
+def test_raw_output_and_its_statistics(ops: Ops, case: ConvCase) -> None:
+    check(ops, case, torch.float32, prologue=NOTHING, epilogue=NOTHING)
 
 
 @over_cases()
 def test_prologue_and_epilogue(ops: Ops, case: ConvCase) -> None:
-    prologue = make_map(case.channels, torch.float32, case.activation)
-    epilogue = make_map(case.channels, torch.float32, case.activation)
-    arguments = forward_arguments(case, prologue=prologue, epilogue=epilogue)
-    output, mean, var = ops.depthwise_conv(**arguments)
-    z, weight = prologue(arguments["input"]), arguments["weight"]
-    expected = epilogue(oracle.depthwise_conv(z, weight, case))
-    scale = 4 * magnitude(z, weight.double(), case) + 3
-    assert_values(output, expected, torch.float32, scale=scale)
-    assert mean.shape == var.shape == (0,)
+    check(ops, case, torch.float32, prologue=case.activation, epilogue=case.activation)
 
 
 @over_cases(FEW_CASES)
 @over_dtypes
 def test_every_dtype(ops: Ops, case: ConvCase, dtype: torch.dtype) -> None:
-    prologue = make_map(case.channels, dtype, case.activation)
-    arguments = forward_arguments(case, dtype, prologue=prologue, statistics=True)
-    output, mean, var = ops.depthwise_conv(**arguments)
-    z, weight = prologue(arguments["input"]), arguments["weight"]
-    expected = oracle.depthwise_conv(z, weight, case)
-    assert_values(output, expected, dtype, scale=magnitude(z, weight.double(), case))
-    assert_statistics(output, mean, var)
+    check(ops, case, dtype, prologue=case.activation, epilogue=NOTHING)
+    check(ops, case, dtype, prologue=case.activation, epilogue=case.activation)
 
-    epilogue = make_map(case.channels, dtype, case.activation)
-    arguments |= {"statistics": False, **epilogue.arguments("output")}
-    output, mean, var = ops.depthwise_conv(**arguments)
-    scale = 4 * magnitude(z, weight.double(), case) + 3
-    assert_values(output, epilogue(expected), dtype, scale=scale)
-    assert mean.dtype == var.dtype == vector_dtype(dtype)
+
+@over_dtypes
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("activation", [NOTHING, *ACTIVATIONS])
+def test_every_prologue_of_whole_vectors(
+    ops: Ops, dtype: torch.dtype, stride: int, activation: str | None
+) -> None:
+    """Kernels are specialised for each of these."""
+    case = ConvCase("", 2, 8, 7, 6, stride=stride)
+    check(ops, case, dtype, prologue=activation, epilogue=NOTHING)
+    check(ops, case, dtype, prologue=activation, epilogue="relu6")
 
 
 @over_activations
 def test_every_activation_before_and_after(ops: Ops, activation: str | None) -> None:
     case = case_named("channels_33")
-    prologue = make_map(case.channels, torch.float32, activation)
-    epilogue = make_map(case.channels, torch.float32, activation)
-    for before, after in ((prologue, None), (None, epilogue), (prologue, epilogue)):
-        arguments = forward_arguments(case, prologue=before, epilogue=after)
-        z = before(arguments["input"]) if before else arguments["input"].double()
-        raw = oracle.depthwise_conv(z, arguments["weight"], case)
-        expected = after(raw) if after else raw
-        scale = 4 * magnitude(z, arguments["weight"].double(), case) + 3
-        assert_values(ops.depthwise_conv(**arguments)[0], expected, torch.float32, scale=scale)
+    check(ops, case, torch.float32, prologue=activation, epilogue=NOTHING)
+    check(ops, case, torch.float32, prologue=NOTHING, epilogue=activation)
+    check(ops, case, torch.float32, prologue=activation, epilogue=activation)
 
 
 def test_padding_is_zero_after_the_prologue(ops: Ops) -> None:

@@ -49,7 +49,8 @@ class Library:
         listing = _output("nm", "--dynamic", "--defined-only", str(self.path)).splitlines()
         functions = [line.split()[-1] for line in listing if line.split()[-2] in "TW"]
         names = "|".join(kernel_names())
-        return {name for name in _demangled(functions) if re.search(rf"::({names})[<(]", name)}
+        pattern = re.compile(rf"::({names})[<(].*\)$")  # what follows would be a variable in it
+        return {name for name in _demangled(functions) if pattern.search(name)}
 
     def reached_barriers(self) -> set[str]:
         return set(self._c.cuda_on_host_reached_barriers().decode().split())
