@@ -41,36 +41,45 @@ WITH_TORCH = [
 TORCH_LIB = str(Path(torch.__file__).parent / "lib")
 
 
-def sources() -> list[Path]:
+def compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+def _sources() -> list[Path]:
     return [
         *sorted(KERNELS.glob("*.cu")),
         CSRC / "bindings/checks.cpp",
-        *sorted(HERE.glob("*.cpp")),
+        *sorted(HERE.glob("*.c[pu]*")),
     ]
 
 
-def build(*, sanitize: bool = False, overlay: Path | None = None) -> Path:
+def build(*, sanitize: bool = False, overlay: Path | None = None, only: str = "*") -> Path:
     """Returns the library, compiled if need be.
 
-    `overlay`: a folder that is searched for headers and sources before csrc.
+    `overlay`: a folder that is searched for headers before csrc, by the sources that match `only`.
     """
-    compiler = [os.environ.get("CXX", "g++"), *FLAGS, *KEYWORDS, *(SANITIZE if sanitize else ())]
-    folders = [HERE, CSRC] if overlay is None else [HERE, overlay, CSRC]
-    compiler += [f"-I{folder}" for folder in folders]
+    command = [compiler(), *FLAGS, *KEYWORDS, *(SANITIZE if sanitize else ())]
+
+    def compiled(source: Path) -> Path:
+        changed = [overlay] if overlay and source.match(only) else []
+        return _compile(command, source, [HERE, *changed, CSRC])
+
+    # Of functions that are in several objects, the linker takes the first.
+    ordered = sorted(_sources(), key=lambda source: not source.match(only))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        objects = list(pool.map(lambda source: _compile(compiler, source, folders), sources()))
+        objects = list(pool.map(compiled, ordered))
     name = hashlib.sha256("\n".join(path.name for path in objects).encode()).hexdigest()[:16]
     library = BUILD / f"cuda_on_host_{name}.so"
     if not library.exists():
-        link = [*compiler, "-shared", *map(str, objects), f"-L{TORCH_LIB}"]
+        link = [*command, "-shared", *map(str, objects), f"-L{TORCH_LIB}"]
         _run([*link, "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"], library)
     return library
 
 
-def _compile(compiler: Sequence[str], source: Path, folders: Sequence[Path]) -> Path:
+def _compile(command: Sequence[str], source: Path, folders: Sequence[Path]) -> Path:
     """Returns the object file of one source."""
     includes, seen = [source], set[Path]()
-    digest = hashlib.sha256(f"{compiler} {torch.__version__} {TORCH_LIB}".encode())
+    digest = hashlib.sha256(f"{command} {source} {torch.__version__} {TORCH_LIB}".encode())
     uses_torch = False
     while includes:
         path = includes.pop()
@@ -85,8 +94,8 @@ def _compile(compiler: Sequence[str], source: Path, folders: Sequence[Path]) -> 
             includes += [file for file in found if file.is_file()][:1]
     target = BUILD / f"{source.stem}_{digest.hexdigest()[:16]}.o"
     if not target.exists():
-        flags = [*compiler, *(WITH_TORCH if uses_torch else ())]
-        _run([*flags, "-x", "c++", "-c", str(source)], target)
+        flags = [*(f"-I{folder}" for folder in folders), *(WITH_TORCH if uses_torch else ())]
+        _run([*command, *flags, "-x", "c++", "-c", str(source)], target)
     return target
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from cuda_on_host.build import KERNELS, build
+from torch import Tensor
 
 import mobilenet_ext  # noqa: F401  (registers the schemas)
 
@@ -29,7 +30,7 @@ class Library:
                 self._schemas.define(str(op.default._schema).removeprefix("mobilenet_ext::"))
         torch.ops.load_library(str(path))
         self._c = ctypes.CDLL(str(path))
-        for function in ("launched_kernels", "reached_barriers"):
+        for function in ("launched_kernels", "reached_barriers", "run_sample"):
             getattr(self._c, f"cuda_on_host_{function}").restype = ctypes.c_char_p
         self.ops = getattr(torch.ops, NAMESPACE)
 
@@ -58,6 +59,12 @@ class Library:
     def ignore_barrier(self, site: str) -> None:
         """Runs as if there were no such barrier; "" puts all of them back."""
         self._c.cuda_on_host_ignore_barrier(site.encode())
+
+    def run_sample(self, index: int) -> tuple[Tensor, str]:
+        """What a kernel of samples.cu has written, and what went wrong with it."""
+        out = torch.full((64,), torch.nan)
+        error = self._c.cuda_on_host_run_sample(index, ctypes.c_void_p(out.data_ptr()))
+        return out, error.decode()
 
 
 def kernel_names() -> set[str]:

@@ -121,8 +121,8 @@ void resume(int index) {
 }
 
 bool is_at(const Thread& thread, State state, const Site& site) {
-  return thread.state == state && thread.site.line == site.line &&
-         std::strcmp(thread.site.file, site.file) == 0;
+  if (thread.state != state || thread.site.line != site.line) return false;
+  return thread.site.file == site.file || std::strcmp(thread.site.file, site.file) == 0;
 }
 
 // The threads of `first`'s warp that it exchanges values with, if all of them are there.
@@ -175,14 +175,16 @@ void release_barrier() {
   const int size = static_cast<int>(threads.size());
   int first = 0;
   while (threads[first].state == State::kFinished) ++first;
-  for (int i = 0; i < size; ++i) {
-    if (is_at(threads[i], State::kAtBarrier, threads[first].site)) continue;
-    const int other = i == first ? (first + 1) % size : i;
-    throw std::runtime_error("cuda_on_host: barrier divergence in " + name_of(runtime.kernel) +
-                             ", block " + std::to_string(blockIdx.x) + ": " + whereabouts(first) +
-                             ", " + whereabouts(other));
+  int other = 0;
+  while (other < size && is_at(threads[other], threads[first].state, threads[first].site)) ++other;
+  if (other == size && threads[first].state == State::kAtBarrier) {
+    for (Thread& thread : runtime.threads) thread.state = State::kReady;
+    return;
   }
-  for (Thread& thread : runtime.threads) thread.state = State::kReady;
+  std::string message = "cuda_on_host: barrier divergence in " + name_of(runtime.kernel);
+  message += ", block " + std::to_string(blockIdx.x) + ": " + whereabouts(first);
+  if (other < size) message += ", " + whereabouts(other);
+  throw std::runtime_error(message);
 }
 
 bool all_finished() {
