@@ -43,7 +43,7 @@ def isas() -> Iterator[list[str]]:
 )
 def ops(request: pytest.FixtureRequest) -> Ops:
     """The ops by one implementation after the other."""
-    if request.param.name == "gpu" and (reason := why_no_gpu()):
+    if reason := request.param.why_not():
         pytest.skip(reason)
     return request.param
 

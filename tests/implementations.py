@@ -3,6 +3,7 @@
 All of them take CPU tensors and return CPU tensors, so that one test does for all.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,11 @@ from torch import Tensor
 from mobilenet_ext._library import cuda_status
 
 Op = Callable[..., Any]
+
+
+def why_not_on_host() -> str | None:
+    """What keeps CUDA kernels from being emulated here, if anything does."""
+    return None if sys.platform == "linux" else "CUDA kernels are emulated on Linux only"
 
 
 def why_no_gpu() -> str | None:
@@ -49,6 +55,9 @@ class Cpu:
 
     name = "cpu"
 
+    def why_not(self) -> str | None:
+        return None
+
     def __getattr__(self, op: str) -> Op:
         return getattr(torch.ops.mobilenet_ext, op)
 
@@ -57,6 +66,9 @@ class CudaOnHost:
     """`ops.x(...)` is the op x with the CUDA kernels, run by the CPU."""
 
     name = "cuda_on_host"
+
+    def why_not(self) -> str | None:
+        return why_not_on_host()
 
     def __getattr__(self, op: str) -> Op:
         if not library().has(op):
@@ -68,6 +80,9 @@ class Gpu:
     """`ops.x(...)` is the op x on the GPU."""
 
     name = "gpu"
+
+    def why_not(self) -> str | None:
+        return why_no_gpu()
 
     def __getattr__(self, op: str) -> Op:
         if not has_cuda_kernel(op):

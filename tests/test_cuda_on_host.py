@@ -18,9 +18,9 @@ import test_depthwise_conv
 import test_depthwise_conv_backward
 import torch
 from cases import ConvCase, case_named
-from cuda_on_host.build import CSRC, KERNELS, build, compiler
+from cuda_on_host.build import CSRC, KERNELS, build
 from cuda_on_host.library import VARIABLE, library
-from implementations import CudaOnHost
+from implementations import CudaOnHost, why_not_on_host
 from samples import make_backward_sample
 from test_depthwise_conv import NOTHING
 from torch import Tensor
@@ -29,6 +29,7 @@ import mobilenet_ext
 
 TESTS = Path(__file__).resolve().parent
 OPS = (test_depthwise_conv, test_depthwise_conv_backward, test_batch_norm_ops)
+pytestmark = pytest.mark.skipif(why_not_on_host() is not None, reason=str(why_not_on_host()))
 BARRIERS = [
     f"{path}:{number}"
     for path in sorted(KERNELS.iterdir())
@@ -155,7 +156,7 @@ def run_sanitized_tests(path: Path, *options: str) -> subprocess.CompletedProces
     names = ("libasan.so", "libstdc++.so.6")
     found = [
         subprocess.run(
-            [compiler(), f"-print-file-name={name}"], capture_output=True, check=True, text=True
+            ["g++", f"-print-file-name={name}"], capture_output=True, check=True, text=True
         ).stdout.strip()
         for name in names
     ]

@@ -41,10 +41,6 @@ WITH_TORCH = [
 TORCH_LIB = str(Path(torch.__file__).parent / "lib")
 
 
-def compiler() -> str:
-    return os.environ.get("CXX", "g++")
-
-
 def _sources() -> list[Path]:
     return [
         *sorted(KERNELS.glob("*.cu")),
@@ -58,7 +54,7 @@ def build(*, sanitize: bool = False, overlay: Path | None = None, only: str = "*
 
     `overlay`: a folder that is searched for headers before csrc, by the sources that match `only`.
     """
-    command = [compiler(), *FLAGS, *KEYWORDS, *(SANITIZE if sanitize else ())]
+    command = ["g++", *FLAGS, *KEYWORDS, *(SANITIZE if sanitize else ())]
 
     def compiled(source: Path) -> Path:
         changed = [overlay] if overlay and source.match(only) else []
