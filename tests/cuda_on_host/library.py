@@ -43,8 +43,11 @@ class Library:
         return int(self._c.cuda_on_host_orders())
 
     def launched_kernels(self) -> set[str]:
-        return _demangled(self._c.cuda_on_host_launched_kernels().decode().split())
+        """Of `all_kernels`, those that have run since the library was loaded."""
+        names = _demangled(self._c.cuda_on_host_launched_kernels().decode().split())
+        return names & self.all_kernels()
 
+    @functools.cache  # noqa: B019  (there is one library)
     def all_kernels(self) -> set[str]:
         """Every instantiation of a __global__ function in the library."""
         listing = _output("nm", "--dynamic", "--defined-only", str(self.path)).splitlines()
@@ -69,9 +72,11 @@ class Library:
 
 def kernel_names() -> set[str]:
     """The names of all __global__ functions in the sources."""
-    pattern = r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\("
+    pattern = r"__global__(?:\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\()?"
     texts = (path.read_text(encoding="utf-8") for path in KERNELS.iterdir())
-    return {name for text in texts for name in re.findall(pattern, text)}
+    names = {name for text in texts for name in re.findall(pattern, text)}
+    assert "" not in names, "a __global__ function is declared in a way that is not known here"
+    return names
 
 
 @functools.cache
