@@ -11,20 +11,6 @@
 
 namespace mobilenet_ext::cuda {
 
-template <typename T, int kLanes, typename A>
-inline __device__ void decode_pack(const Pack<T, kLanes>& pack, A (&to)[kLanes]) {
-  for (int v = 0; v < kLanes; ++v) to[v] = decode(pack.at[v]);
-}
-
-// Tap `tap` of kLanes channels.
-template <typename T, typename A, int kLanes>
-inline __device__ void load_weight(const DepthwiseConvArgs& args, int64_t channel, int64_t tap,
-                                   A (&to)[kLanes]) {
-  const T* weight = static_cast<const T*>(args.weight) + tap * args.weight_tap_stride;
-  for (int v = 0; v < kLanes; ++v)
-    to[v] = decode(weight[(channel + v) * args.weight_channel_stride]);
-}
-
 template <typename StorageT, int kLanesT, int kStride, typename Prologue>
 class SlidingWindow {
  public:

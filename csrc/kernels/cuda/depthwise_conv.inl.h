@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/conv_window.h"
 #include "kernels/cuda/depthwise_conv_typed.h"
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/moments.h"
 #include "kernels/dispatch.h"
 
@@ -50,10 +51,8 @@ __global__ void __launch_bounds__(kThreads, 3) depthwise_conv_kernel(ConvParams 
   Output<T, Window::kLanes, kStatistics> output(args, channel);
   if (place.works) {
     const Window window(args, channel);
-    int64_t index = place.partition * p.positions + place.position;
-    for (; index < p.strips; index += p.partitions * p.positions) {
-      window.run(strip_at(p, args.shape, index, Window::kColumns), output);
-    }
+    for_each_strip(p, place, Window::kColumns,
+                   [&](const Strip& strip) { window.run(strip, output); });
   }
   if constexpr (kStatistics) {
     const PartialMoments<A> partials(args.workspace, p.partitions, args.shape.channels);
@@ -61,17 +60,10 @@ __global__ void __launch_bounds__(kThreads, 3) depthwise_conv_kernel(ConvParams 
   }
 }
 
-template <typename Params>
-cudaError_t launch(void (*kernel)(Params), int64_t blocks, int threads, cudaStream_t stream,
-                   Params params) {
-  void* arguments[] = {&params};
-  const dim3 grid(static_cast<unsigned int>(blocks)), block(static_cast<unsigned int>(threads));
-  return cudaLaunchKernel(kernel, grid, block, arguments, 0, stream);
-}
-
 template <typename Window>
 ConvPartition partition_for(const DepthwiseConvArgs& args) {
-  return partition_conv(args.shape, Window::kLanes, Window::kColumns, args.mean != nullptr);
+  return partition_conv(output_map(args.shape), Window::kLanes, Window::kColumns,
+                        args.mean ? kMaxStatisticsBlocks : kMaxBlocks);
 }
 
 template <typename Window>
@@ -94,43 +86,28 @@ cudaError_t run(const DepthwiseConvArgs& args, cudaStream_t stream) {
                 merge);
 }
 
-template <typename W>
-struct WindowTag {
-  using type = W;
-};
-
-// Whole vectors of channels at aligned addresses.
-template <typename T, int kLanes>
-bool is_vectorizable(const DepthwiseConvArgs& args) {
-  constexpr uintptr_t kBytes = sizeof(Pack<T, kLanes>);
-  const auto input = reinterpret_cast<uintptr_t>(args.input);
-  const auto output = reinterpret_cast<uintptr_t>(args.output);
-  return args.shape.channels % kLanes == 0 && input % kBytes == 0 && output % kBytes == 0;
-}
-
 template <typename T, int kLanes, int kStride, typename F>
 void dispatch_prologue(const ScaleShiftAct& prologue, F f) {
   using A = Accumulator<T>;
-  if (!prologue.scale)
-    return f(WindowTag<SlidingWindow<T, kLanes, kStride, Identity<A, kLanes>>>{});
+  if (!prologue.scale) return f(TypeTag<SlidingWindow<T, kLanes, kStride, Identity<A, kLanes>>>{});
   dispatch_activation(prologue.activation, [&](auto activation) {
     using Prologue = Normalize<A, kLanes, decltype(activation)::value>;
-    f(WindowTag<SlidingWindow<T, kLanes, kStride, Prologue>>{});
+    f(TypeTag<SlidingWindow<T, kLanes, kStride, Prologue>>{});
   });
 }
 
-// Four channels at a time, or 16 bytes of double. Eight of a two-byte type, also 16 bytes, would
-// take twice the registers, and a warp's access is whole cache lines either way.
 template <typename T, typename F>
 void dispatch_window(const DepthwiseConvArgs& args, F f) {
-  constexpr int kLanes = sizeof(T) == 8 ? 2 : 4;
-  if (!is_vectorizable<T, kLanes>(args)) return f(WindowTag<AnyWindow<T, 1>>{});
+  constexpr int kLanes = kChannelLanes<T>;
+  const bool vectors =
+      args.shape.channels % kLanes == 0 && are_aligned<Pack<T, kLanes>>({args.input, args.output});
+  if (!vectors) return f(TypeTag<AnyWindow<T, 1>>{});
   if constexpr (sizeof(T) < 8) {
     const bool slides = args.shape.kernel == 3 && args.shape.dilation == 1;
     if (slides && args.shape.stride == 1) return dispatch_prologue<T, kLanes, 1>(args.prologue, f);
     if (slides && args.shape.stride == 2) return dispatch_prologue<T, kLanes, 2>(args.prologue, f);
   }
-  f(WindowTag<AnyWindow<T, kLanes>>{});
+  f(TypeTag<AnyWindow<T, kLanes>>{});
 }
 
 template <typename T>

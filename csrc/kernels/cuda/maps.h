@@ -1,16 +1,54 @@
-// act(x * scale + shift) on a vector of channels in registers: known at compile time where it runs
-// for every tap of a convolution, chosen at run time where it runs once for an output.
+// The per-channel maps of BatchNorm on a vector of channels in registers: act(x * scale + shift),
+// its gradient, and BatchNorm's backward. Known at compile time where the forward convolution runs
+// them for every tap, chosen at run time elsewhere.
 #pragma once
+
+#include <limits>
 
 #include "kernels/cuda/storage.h"
 #include "kernels/depthwise_conv.h"
 
 namespace mobilenet_ext::cuda {
 
+// An activation and its gradient that are not known until run time, without branches.
+template <typename A>
+struct ActivationBounds {
+  A low, high;
+
+  explicit ActivationBounds(Activation activation) {
+    const A none = std::numeric_limits<A>::quiet_NaN();
+    low = activation == Activation::kNone ? none : A{0};
+    high = activation == Activation::kRelu6 ? A{6} : none;
+  }
+
+  MOBILENET_EXT_HOST_DEVICE A activate(A y) const { return not_above(not_below(y, low), high); }
+  MOBILENET_EXT_HOST_DEVICE A gradient(A grad, A y) const {
+    return y <= low || y >= high ? A{0} : grad;
+  }
+};
+
 // Channels [channel, channel + kLanes) of a per-channel vector, which need not be aligned.
 template <typename A, int kLanes>
 inline __device__ void load_vector(const void* vector, int64_t channel, A (&to)[kLanes]) {
   for (int v = 0; v < kLanes; ++v) to[v] = static_cast<const A*>(vector)[channel + v];
+}
+
+// The same; `otherwise` for all channels if there is no vector.
+template <typename A, int kLanes>
+inline __device__ void load_vector_or(A otherwise, const void* vector, int64_t channel,
+                                      A (&to)[kLanes]) {
+  for (int v = 0; v < kLanes; ++v) {
+    to[v] = vector ? static_cast<const A*>(vector)[channel + v] : otherwise;
+  }
+}
+
+// Tap `tap` of kLanes channels.
+template <typename T, typename Args, typename A, int kLanes>
+inline __device__ void load_weight(const Args& args, int64_t channel, int64_t tap,
+                                   A (&to)[kLanes]) {
+  const T* weight = static_cast<const T*>(args.weight) + tap * args.weight_tap_stride;
+  for (int v = 0; v < kLanes; ++v)
+    to[v] = decode(weight[(channel + v) * args.weight_channel_stride]);
 }
 
 template <Activation kActivation, typename A, int kLanes>
@@ -63,6 +101,43 @@ struct AnyMap {
       case Activation::kNone: return;
       case Activation::kRelu: return activate_all<Activation::kRelu>(y);
       case Activation::kRelu6: return activate_all<Activation::kRelu6>(y);
+    }
+  }
+};
+
+// y * scale + shift, before an activation chosen at run time.
+template <typename A, int kLanes>
+struct Affine {
+  Pack<A, kLanes> scale, shift;
+
+  __device__ void load(const ScaleShiftAct& map, int64_t channel) {
+    load_vector_or(A{1}, map.scale, channel, scale.at);
+    load_vector_or(A{0}, map.scale ? map.shift : nullptr, channel, shift.at);
+  }
+  __device__ A operator()(int v, A y) const { return y * scale.at[v] + shift.at[v]; }
+};
+
+// The gradient of a raw output, from the gradient of what BatchNorm and activation made of it.
+template <typename A, int kLanes>
+struct RawGradient {
+  Affine<A, kLanes> map;
+  Pack<A, kLanes> grad_scale, raw_scale, raw_shift;
+
+  __device__ void load(const ScaleShiftAct& epilogue, const GradientMap& gradient,
+                       int64_t channel) {
+    map.load(epilogue, channel);
+    load_vector_or(A{1}, gradient.grad_scale, channel, grad_scale.at);
+    load_vector_or(A{0}, gradient.raw_scale, channel, raw_scale.at);
+    load_vector_or(A{0}, gradient.raw_shift, channel, raw_shift.at);
+  }
+
+  // `has_terms`: of the raw output; without them it may be infinite or NaN and does not matter.
+  __device__ void operator()(A (&grad)[kLanes], const A (&raw)[kLanes],
+                             const ActivationBounds<A>& activation, bool has_terms) const {
+    for (int v = 0; v < kLanes; ++v) {
+      const A dy = activation.gradient(grad[v], map(v, raw[v]));
+      const A terms = raw[v] * raw_scale.at[v] + raw_shift.at[v];
+      grad[v] = dy * grad_scale.at[v] + (has_terms ? terms : A{0});
     }
   }
 };

@@ -1,7 +1,8 @@
 // How a convolution is split among thread blocks and threads: by the shape alone. A thread computes
-// strips: kColumns neighbouring output columns of one vector of channels, down a band of rows. A
-// thread block stays with its block of channels, so that weights and sums stay in registers, and
-// walks over tiles: as many neighbouring strips as it has threads for.
+// strips: kColumns neighbouring columns of one vector of channels, down a band of rows. They are
+// the columns and rows of the map that a kernel writes. A thread block stays with its block of
+// channels, so that weights and sums stay in registers, and walks over tiles: as many neighbouring
+// strips as it has threads for.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -20,8 +21,9 @@ constexpr int64_t kMaxRows = 14;
 // Below this many threads a large GPU runs dry; strips are cut shorter instead.
 constexpr int64_t kWantedThreads = 128 * 1024;
 // Thread blocks of a launch: many enough to even out their ends, few enough to set up seldom. Those
-// that keep statistics each leave partial results, which the second stage reads; their number is a
-// little less than three times four and four times three blocks on each of 132 multiprocessors.
+// that keep statistics or other sums each leave partial results for the second stage to read. Their
+// number is a little less than three times four and four times three blocks on each of 132
+// multiprocessors.
 constexpr int64_t kMaxBlocks = 16 * 1024;
 constexpr int64_t kMaxStatisticsBlocks = 1536;
 
@@ -29,8 +31,22 @@ inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// The maps to be cut into strips.
+struct StripMap {
+  int64_t batch, channels, height, width;
+};
+
+inline StripMap output_map(const ConvShape& s) {
+  return {s.batch, s.channels, s.out_height, s.out_width};
+}
+
+inline StripMap input_map(const ConvShape& s) {
+  return {s.batch, s.channels, s.in_height, s.in_width};
+}
+
 struct ConvPartition {
-  int64_t rows, bands;     // output rows in a strip; strips from top to bottom
+  int64_t height;          // of a map
+  int64_t rows, bands;     // rows in a strip; strips from top to bottom
   int64_t columns;         // strips from left to right
   int64_t strips;          // in all images
   int64_t channel_blocks;  // thread blocks side by side
@@ -39,24 +55,25 @@ struct ConvPartition {
   int positions;           // strips of a tile
 };
 
-inline ConvPartition partition_conv(const ConvShape& s, int lanes, int columns_per_strip,
-                                    bool statistics) {
+// `most_blocks`: of the launch, unless there are more blocks of channels.
+inline ConvPartition partition_conv(const StripMap& map, int lanes, int columns_per_strip,
+                                    int64_t most_blocks) {
   ConvPartition p;
-  const int64_t vectors = ceil_div(s.channels, lanes);
+  const int64_t vectors = ceil_div(map.channels, lanes);
+  p.height = map.height;
   p.channel_blocks = ceil_div(vectors, kMaxVectors);
   p.vectors = static_cast<int>(ceil_div(vectors, p.channel_blocks));
   p.positions = kThreads / p.vectors;
-  p.columns = ceil_div(s.out_width, columns_per_strip);
-  p.rows = min_of(kMaxRows, s.out_height);
-  const int64_t threads_per_band = s.batch * p.columns * vectors;
-  while (p.rows > 1 && ceil_div(s.out_height, p.rows) * threads_per_band < kWantedThreads) {
+  p.columns = ceil_div(map.width, columns_per_strip);
+  p.rows = min_of(kMaxRows, map.height);
+  const int64_t threads_per_band = map.batch * p.columns * vectors;
+  while (p.rows > 1 && ceil_div(map.height, p.rows) * threads_per_band < kWantedThreads) {
     p.rows = ceil_div(p.rows, 2);
   }
-  p.bands = ceil_div(s.out_height, p.rows);
-  p.rows = ceil_div(s.out_height, p.bands);
-  p.strips = s.batch * p.bands * p.columns;
-  const int64_t most = statistics ? kMaxStatisticsBlocks : kMaxBlocks;
-  p.partitions = min_of(ceil_div(p.strips, p.positions), ceil_div(most, p.channel_blocks));
+  p.bands = ceil_div(map.height, p.rows);
+  p.rows = ceil_div(map.height, p.bands);
+  p.strips = map.batch * p.bands * p.columns;
+  p.partitions = min_of(ceil_div(p.strips, p.positions), ceil_div(most_blocks, p.channel_blocks));
   return p;
 }
 
@@ -75,22 +92,30 @@ struct Place {
   }
 };
 
-// The first pixel of a strip of outputs.
+// A strip's first pixel, and its rows.
 struct Strip {
   int64_t image, row, column;
   int rows;
 };
 
-inline __device__ Strip strip_at(const ConvPartition& p, const ConvShape& s, int64_t index,
-                                 int columns_per_strip) {
+inline __device__ Strip strip_at(const ConvPartition& p, int64_t index, int columns_per_strip) {
   const int64_t band = index / p.columns;
   Strip strip;
   strip.column = (index - band * p.columns) * columns_per_strip;
   strip.image = band / p.bands;
   strip.row = (band - strip.image * p.bands) * p.rows;
-  const int64_t left = s.out_height - strip.row;
+  const int64_t left = p.height - strip.row;
   strip.rows = static_cast<int>(left < p.rows ? left : p.rows);
   return strip;
+}
+
+// Calls run(strip) for every strip of this thread.
+template <typename F>
+inline __device__ void for_each_strip(const ConvPartition& p, const Place& place, int columns,
+                                      F run) {
+  if (!place.works) return;
+  int64_t index = place.partition * p.positions + place.position;
+  for (; index < p.strips; index += p.partitions * p.positions) run(strip_at(p, index, columns));
 }
 
 }  // namespace mobilenet_ext::cuda

@@ -41,6 +41,11 @@ struct alignas(sizeof(T) * kLanes) Pack {
   T at[kLanes];
 };
 
+// Channels of a vector: four, or 16 bytes of double. Eight of a two-byte type, also 16 bytes, would
+// take twice the registers, and a warp's access is whole cache lines either way.
+template <typename T>
+constexpr int kChannelLanes = sizeof(T) == 8 ? 2 : 4;
+
 inline __device__ float decode(float x) { return x; }
 inline __device__ double decode(double x) { return x; }
 
@@ -88,14 +93,39 @@ struct WordOf<16> {
   using type = uint4;
 };
 
+// A pack as it was loaded, in as few registers as it can be.
+template <typename P>
+using Word = typename WordOf<sizeof(P)>::type;
+
 // Memory that is only read for as long as the kernel runs.
 template <typename P>
-inline __device__ P load(const void* from) {
-  using Word = typename WordOf<sizeof(P)>::type;
-  const Word word = __ldg(static_cast<const Word*>(from));
+inline __device__ Word<P> load_word(const void* from) {
+  return __ldg(static_cast<const Word<P>*>(from));
+}
+
+template <typename P>
+inline __device__ P unpack(const Word<P>& word) {
   P pack;
   memcpy(&pack, &word, sizeof(P));
   return pack;
+}
+
+// A structure of 16-byte words in shared memory, read again at every call: it is there to spare
+// registers.
+template <typename P>
+inline __device__ P load_shared(const P& from) {
+  static_assert(sizeof(P) % sizeof(uint4) == 0);
+  uint4 words[sizeof(P) / sizeof(uint4)];
+  unsigned int address = static_cast<unsigned int>(__cvta_generic_to_shared(&from));
+  for (uint4& word : words) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                 : "r"(address));
+    address += sizeof(uint4);
+  }
+  P copy;
+  memcpy(&copy, words, sizeof(P));
+  return copy;
 }
 
 template <typename P>
@@ -138,8 +168,21 @@ inline Float16 encode<Float16>(float x) {
 }
 
 template <typename P>
-inline P load(const void* from) {
+using Word = P;
+
+template <typename P>
+inline P load_word(const void* from) {
   return *static_cast<const P*>(from);
+}
+
+template <typename P>
+inline P unpack(const P& word) {
+  return word;
+}
+
+template <typename P>
+inline P load_shared(const P& from) {
+  return from;
 }
 
 template <typename P>
@@ -148,5 +191,15 @@ inline void store(void* to, const P& pack) {
 }
 
 #endif
+
+template <typename P>
+inline __device__ P load(const void* from) {
+  return unpack<P>(load_word<P>(from));
+}
+
+template <typename T, int kLanes, typename A>
+inline __device__ void decode_pack(const Pack<T, kLanes>& pack, A (&to)[kLanes]) {
+  for (int v = 0; v < kLanes; ++v) to[v] = decode(pack.at[v]);
+}
 
 }  // namespace mobilenet_ext::cuda
