@@ -44,6 +44,24 @@ def test_every_dtype(ops: Ops, case: ConvCase, dtype: torch.dtype) -> None:
     check(ops, make_backward_sample(case, dtype))
 
 
+@over_dtypes
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"epilogue": False}], ids=["", "no_epilogue"])
+def test_whole_vectors(ops: Ops, dtype: torch.dtype, stride: int, options: dict[str, bool]) -> None:
+    """Kernels are specialised for each of these."""
+    for height, width, padding in [(7, 10, (1, 1, 1, 1)), (10, 7, (0, 1, 0, 1))]:
+        case = ConvCase("", 2, 8, height, width, stride=stride, padding=padding)
+        check(ops, make_backward_sample(case, dtype, **options))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_uneven_padding_of_whole_vectors(ops: Ops, stride: int) -> None:
+    for padding in [(0, 0, 0, 0), (4, 0, 0, 5), (0, 3, 5, 0), (3, 2, 2, 3), (2, 2, 1, 2)]:
+        for height, width in [(3, 5), (4, 4), (9, 3)]:
+            case = ConvCase("", 2, 12, height, width, stride=stride, padding=padding)
+            check(ops, make_backward_sample(case))
+
+
 @pytest.mark.parametrize("activation", [None, "relu", "relu6"])
 @pytest.mark.parametrize(
     "options",
@@ -60,7 +78,13 @@ def test_every_dtype(ops: Ops, case: ConvCase, dtype: torch.dtype) -> None:
     ids="-".join,
 )
 def test_parts(ops: Ops, activation: str | None, options: dict[str, bool]) -> None:
-    case = replace(case_named("stride_2_odd_map"), activation=activation)
+    check_parts(ops, replace(case_named("stride_2_odd_map"), activation=activation), options)
+    for stride in (1, 2):
+        case = ConvCase("", 2, 8, 9, 11, stride=stride, activation=activation)
+        check_parts(ops, case, options)
+
+
+def check_parts(ops: Ops, case: ConvCase, options: dict[str, bool]) -> None:
     sample = make_backward_sample(case, **options)
     results = check(ops, sample)
     asked = (

@@ -13,4 +13,7 @@ namespace mobilenet_ext::cuda {
 int64_t depthwise_conv_workspace_bytes(const DepthwiseConvArgs& args);
 cudaError_t depthwise_conv(const DepthwiseConvArgs& args, cudaStream_t stream);
 
+int64_t depthwise_conv_backward_workspace_bytes(const DepthwiseConvBackwardArgs& args);
+cudaError_t depthwise_conv_backward(const DepthwiseConvBackwardArgs& args, cudaStream_t stream);
+
 }  // namespace mobilenet_ext::cuda

@@ -1,0 +1,282 @@
+// The arithmetic of the backward depthwise convolution, 3 x 3 at stride 1 or 2, NHWC: one thread
+// computes a strip of input gradients and its share of the weight gradients. Output gradients `dy`
+// are computed on load, from their own values and the raw output, one row ahead; the window holds
+// those rows of them that reach a row of inputs, and each serves both results while it is there.
+// Rows and columns count in padded coordinates, from the corner of the padded image. A cell is
+// kStride rows of inputs, from a multiple of kStride on: one new row of dy for each.
+#pragma once
+
+#include "kernels/cuda/backward_params.h"
+#include "kernels/cuda/channel_totals.h"
+
+namespace mobilenet_ext::cuda {
+
+// Cells and columns of an image, from the first that holds a pixel.
+inline StripMap cell_map(const ConvShape& s) {
+  return {s.batch, s.channels, ceil_div(s.in_height + s.pad_top % s.stride, s.stride),
+          s.in_width + s.pad_left % s.stride};
+}
+
+// What a thread needs to know of its channels: in shared memory, to spare registers. An odd number
+// of 16 bytes, which keeps neighbours in different banks.
+template <typename A, int kLanes, int kTaps>
+struct ChannelParameters {
+  Pack<A, kLanes> weight[kTaps];
+  RawGradient<A, kLanes> gradient;
+  Affine<A, kLanes> prologue;
+  Pack<A, kLanes> mean;
+
+  template <typename T>
+  __device__ void load(const DepthwiseConvBackwardArgs& args, int64_t channel) {
+    for (int t = 0; t < kTaps; ++t) load_weight<T>(args, channel, t, weight[t].at);
+    gradient.load(args.epilogue, args.gradient_map, channel);
+    prologue.load(args.prologue, channel);
+    load_vector_or(A{0}, args.input_mean, channel, mean.at);
+  }
+};
+
+// kHasRaw: there is a raw output, and something followed it.
+template <typename StorageT, int kLanesT, int kStrideT, bool kHasRaw>
+class BackwardWindow {
+ public:
+  using T = StorageT;
+  using A = Accumulator<T>;
+  static constexpr int kLanes = kLanesT;
+  static constexpr int kColumns = 2;  // of a strip; they share what they compute of dy
+  // On a multiprocessor: what the registers are enough for.
+  static constexpr int kMinBlocks = sizeof(T) == 4 && kStrideT == 1 && kHasRaw ? 2 : 3;
+  static constexpr int kKernel = 3;
+  static constexpr int kTaps = kKernel * kKernel;
+  static constexpr int kSums = kTaps + 2;  // weight gradients, grad_sum and grad_dot
+  using Parameters = ChannelParameters<A, kLanes, kTaps>;
+  using Slots = TotalSlots<A, kLanes, kSums>;
+
+  // `parameters`: of the channels from `channel` on, in shared memory.
+  __device__ BackwardWindow(const BackwardParams<A>& params, int64_t channel,
+                            const Parameters& parameters)
+      : params_(params), args_(params.args), channel_(channel), parameters_(parameters) {}
+
+  __device__ void run(const Strip& strip, Slots& slots) const {
+    Cursor cursor(args_.shape, strip, channel_);
+    A window[kReach][kGradients][kLanes];
+    A sums[kTaps][kLanes] = {};
+    Cell cell = load_cell(cursor);
+#pragma unroll
+    for (int i = 0; i < kReach; ++i) {
+      take_gradients(cell, window[i]);
+      cursor.advance(params_);
+      cell = load_cell(cursor);
+    }
+#pragma unroll 1
+    for (int rows = strip.rows; rows > 0; --rows) put_cell(cursor, cell, window, sums, slots);
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) slots.add(t, sums[t]);
+  }
+
+ private:
+  static constexpr int kStride = kStrideT;
+  static constexpr int kReach = (kKernel - 1) / kStride;  // dy before the one at a cell
+  static constexpr int kGradients = kReach + (kColumns - 1) / kStride + 1;  // dy in a row
+  using Vector = Pack<T, kLanes>;
+
+  // A cell of inputs, and the last row of dy that reaches it.
+  struct Cell {
+    Word<Vector> grad[kGradients], raw[kHasRaw ? kGradients : 1], input[kStride][kColumns];
+    unsigned int inside;  // the image: a bit for each of dy, then one for each of the inputs
+
+    __device__ bool has_grad(int g) const { return inside >> g & 1; }
+    __device__ bool has_input(int row, int x) const {
+      return inside >> (kGradients + row * kColumns + x) & 1;
+    }
+  };
+
+  // The next cell to load; the window starts with those above the strip, of which only the rows of
+  // dy matter. A bit for each row (from this cell on) and column that is wanted and inside the
+  // image.
+  struct Cursor {
+    unsigned int grad_rows, input_rows, grad_columns, input_columns;
+    int64_t grad, input;  // elements to the first column
+
+    __device__ Cursor(const ConvShape& s, const Strip& strip, int64_t channel) {
+      static_assert(kMaxRows * kStride + kReach * kStride < 32);
+      const int64_t top = strip.row * kStride - s.pad_top % kStride;
+      const int64_t left = strip.column - s.pad_left % kStride;
+      const int64_t grad_row = strip.row + s.pad_top / kStride - kReach;
+      const int64_t grad_column = (left + s.pad_left) / kStride - kReach;
+      grad_rows = inside(grad_row, kReach + strip.rows, s.out_height);
+      input_rows = inside(top, strip.rows * kStride, s.in_height) << (kReach * kStride);
+      grad_columns = inside(grad_column, kGradients, s.out_width);
+      input_columns = inside(left, kColumns, s.in_width);
+      grad = (strip.image * s.out_height + grad_row) * s.out_width + grad_column;
+      input = (strip.image * s.in_height + top - kReach * kStride) * s.in_width + left;
+      grad = grad * s.channels + channel;
+      input = input * s.channels + channel;
+    }
+
+    // A bit for each of `count` places from `first` on that is in [0, size).
+    static __device__ unsigned int inside(int64_t first, int count, int64_t size) {
+      const int64_t begin = first < 0 ? -first : 0, end = size - first;
+      if (begin >= count || end <= begin) return 0;
+      const unsigned int below_end = (1u << (end < count ? end : count)) - 1;
+      return below_end & ~((1u << begin) - 1);
+    }
+    __device__ unsigned int inside() const {
+      unsigned int bits = grad_rows & 1 ? grad_columns : 0;
+      for (int row = 0; row < kStride; ++row) {
+        if (input_rows >> row & 1) bits |= input_columns << (kGradients + row * kColumns);
+      }
+      return bits;
+    }
+    __device__ void advance(const BackwardParams<A>& params) {
+      grad_rows >>= 1;
+      input_rows >>= kStride;
+      grad += params.grad_pitch;
+      input += kStride * params.input_pitch;
+    }
+  };
+
+  __device__ Cell load_cell(const Cursor& at) const {
+    [[maybe_unused]] const T* output = static_cast<const T*>(args_.output);
+    const T* grad = static_cast<const T*>(args_.grad_output);
+    const T* input = static_cast<const T*>(args_.input);
+    Cell to;
+    to.inside = at.inside();
+    for (int g = 0; g < kGradients; ++g) {
+      to.grad[g] = {};
+      if constexpr (kHasRaw) to.raw[g] = {};
+      if (!to.has_grad(g)) continue;
+      const int64_t from = at.grad + g * args_.shape.channels;
+      to.grad[g] = load_word<Vector>(grad + from);
+      if constexpr (kHasRaw) to.raw[g] = load_word<Vector>(output + from);
+    }
+    for (int row = 0; row < kStride; ++row) {
+      for (int x = 0; x < kColumns; ++x) {
+        to.input[row][x] = {};
+        if (!to.has_input(row, x)) continue;
+        const int64_t from = at.input + row * params_.input_pitch + x * args_.shape.channels;
+        to.input[row][x] = load_word<Vector>(input + from);
+      }
+    }
+    return to;
+  }
+
+  // A row of dy, 0 outside the image.
+  __device__ void take_gradients(const Cell& cell, A (&dy)[kGradients][kLanes]) const {
+    RawGradient<A, kLanes> gradient;
+    if constexpr (kHasRaw) gradient = load_shared(parameters_.gradient);
+#pragma unroll
+    for (int g = 0; g < kGradients; ++g) {
+      decode_pack(unpack<Vector>(cell.grad[g]), dy[g]);
+      if constexpr (kHasRaw) {
+        A raw[kLanes];
+        decode_pack(unpack<Vector>(cell.raw[g]), raw);
+        const bool has_terms = cell.has_grad(g) && args_.gradient_map.raw_scale;
+        gradient(dy[g], raw, params_.epilogue, has_terms);
+      }
+    }
+  }
+
+  // A row of inputs behind the prologue, 0 outside the image, and their gradients.
+  struct Inputs {
+    A z[kColumns][kLanes], grad[kColumns][kLanes];
+  };
+
+  // A cell's input gradients, and what it adds to the sums. The next cell is loaded as soon as the
+  // oldest row of dy, which only the first row of inputs meets, is done with.
+  __device__ void put_cell(Cursor& cursor, Cell& cell, A (&window)[kReach][kGradients][kLanes],
+                           A (&sums)[kTaps][kLanes], Slots& slots) const {
+    A newest[kGradients][kLanes];
+    take_gradients(cell, newest);
+    Inputs inputs = take_inputs(cell, 0);
+    add_taps<kReach>(window[0], 0, inputs, sums);
+    const Cell done = cell;
+    const int64_t to = cursor.input;
+    cursor.advance(params_);
+    cell = load_cell(cursor);
+    if constexpr (kReach > 1) add_taps<1>(window[1], 0, inputs, sums);
+#pragma unroll
+    for (int row = 0; row < kStride; ++row) {
+      if (row > 0) inputs = take_inputs(done, row);
+      add_taps<0>(newest, row, inputs, sums);
+      put_row(done, row, to + row * params_.input_pitch, inputs, slots);
+    }
+    for (int g = 0; g < kGradients; ++g) {
+      for (int v = 0; v < kLanes; ++v) {
+        if constexpr (kReach > 1) window[0][g][v] = window[1][g][v];
+        window[kReach - 1][g][v] = newest[g][v];
+      }
+    }
+  }
+
+  __device__ Inputs take_inputs(const Cell& cell, int row) const {
+    const Affine<A, kLanes> prologue = load_shared(parameters_.prologue);
+    Inputs inputs = {};
+#pragma unroll
+    for (int x = 0; x < kColumns; ++x) {
+      A(&z)[kLanes] = inputs.z[x];
+      decode_pack(unpack<Vector>(cell.input[row][x]), z);
+      for (int v = 0; v < kLanes; ++v) {
+        const A activated = params_.prologue.activate(prologue(v, z[v]));
+        z[v] = cell.has_input(row, x) ? activated : A{0};
+      }
+    }
+    return inputs;
+  }
+
+  // What the row `dy`, kAbove cells above the inputs', has to do with row `row` of them.
+  template <int kAbove>
+  __device__ void add_taps(const A (&dy)[kGradients][kLanes], int row, Inputs& inputs,
+                           A (&sums)[kTaps][kLanes]) const {
+#pragma unroll
+    for (int tap_x = 0; tap_x < kKernel; ++tap_x) {
+      const int tap = (row + kAbove * kStride) * kKernel + tap_x;
+      const Pack<A, kLanes> weight = load_shared(parameters_.weight[tap]);
+#pragma unroll
+      for (int x = 0; x < kColumns; ++x) {
+        if ((x - tap_x) % kStride != 0) continue;
+        const A(&from)[kLanes] = dy[kReach + (x - tap_x) / kStride];
+        for (int v = 0; v < kLanes; ++v) {
+          inputs.grad[x][v] += weight.at[v] * from[v];
+          sums[tap][v] += inputs.z[x][v] * from[v];
+        }
+      }
+    }
+  }
+
+  // Stores the gradients of a row of inputs behind the prologue's activation, and adds up the
+  // stored ones: in the slots, as registers are short.
+  __device__ void put_row(const Cell& cell, int row, int64_t to, Inputs& inputs,
+                          Slots& slots) const {
+    A sum[kLanes] = {}, dot[kLanes] = {};
+    const Pack<A, kLanes> mean = load_shared(parameters_.mean);
+#pragma unroll
+    for (int x = 0; x < kColumns; ++x) {
+      if (!cell.has_input(row, x)) continue;
+      A(&grad)[kLanes] = inputs.grad[x];
+      Vector pack;
+      for (int v = 0; v < kLanes; ++v) {
+        pack.at[v] = encode<T>(params_.prologue.gradient(grad[v], inputs.z[x][v]));
+      }
+      if (args_.grad_input) {
+        store(static_cast<T*>(args_.grad_input) + to + x * args_.shape.channels, pack);
+      }
+      A input[kLanes];
+      decode_pack(unpack<Vector>(cell.input[row][x]), input);
+      decode_pack(pack, grad);
+      for (int v = 0; v < kLanes; ++v) {
+        sum[v] += grad[v];
+        dot[v] += grad[v] * (input[v] - mean.at[v]);
+      }
+    }
+    if (!args_.input_mean) return;
+    slots.add(kTaps, sum);
+    slots.add(kTaps + 1, dot);
+  }
+
+  const BackwardParams<A>& params_;
+  const DepthwiseConvBackwardArgs& args_;
+  int64_t channel_;
+  const Parameters& parameters_;
+};
+
+}  // namespace mobilenet_ext::cuda

@@ -1,0 +1,85 @@
+// Sums per channel in two stages. Each thread has a slot for every sum in its thread block's shared
+// memory, to which it adds what it summed in registers over one strip, so that long sums lose no
+// digits; the block adds up its slots and leaves partial sums in the workspace; a second kernel
+// adds those in double. Every order is fixed: no atomics.
+#pragma once
+
+#include "kernels/cuda/partition.h"
+#include "kernels/cuda/storage.h"
+
+namespace mobilenet_ext::cuda {
+
+// Partial sums of all thread blocks.
+template <typename A>
+struct PartialSums {
+  A* data;  // [partitions, values, C]
+  int64_t partitions, values, channels;
+
+  MOBILENET_EXT_HOST_DEVICE A* at(int64_t partition, int64_t value) const {
+    return data + (partition * values + value) * channels;
+  }
+  int64_t bytes() const { return partitions * values * channels * static_cast<int64_t>(sizeof(A)); }
+};
+
+// The slots of a thread block, for kValues sums of kLanes channels.
+template <typename A, int kLanes, int kValues>
+struct TotalSlots {
+  Pack<A, kLanes> at[kValues][kThreads];
+
+  // This thread's.
+  __device__ void clear() {
+    for (int i = 0; i < kValues; ++i) at[i][threadIdx.x] = {};
+  }
+  __device__ void add(int value, const A (&sums)[kLanes]) {
+    Pack<A, kLanes>& slot = at[value][threadIdx.x];
+    for (int v = 0; v < kLanes; ++v) slot.at[v] += sums[v];
+  }
+
+  // Adds up the positions of the block, and stores the first `values` totals from value `first` of
+  // the partial sums on. All threads of the block call.
+  __device__ void store(const ConvPartition& p, int64_t partition, int values,
+                        const PartialSums<A>& to, int64_t first) const {
+    __syncthreads();
+    const int width = p.vectors * kLanes;
+    const int64_t channel = (blockIdx.x % p.channel_blocks) * width;
+    for (int i = static_cast<int>(threadIdx.x); i < values * width; i += kThreads) {
+      const int value = i / width, c = i - value * width;
+      if (channel + c >= to.channels) continue;
+      const Pack<A, kLanes>* slot = at[value] + c / kLanes;
+      A total = 0;
+      for (int q = 0; q < p.positions; ++q) total += slot[q * p.vectors].at[c % kLanes];
+      to.at(partition, first + value)[channel + c] = total;
+    }
+  }
+};
+
+// A thread block of the second stage reads 32 bytes of each row of partials, the least that memory
+// delivers, and many rows at a time: the next kernel waits for it.
+constexpr int kSumThreads = 256;
+constexpr int kSumChannels = 8;
+constexpr int kSumSlices = kSumThreads / kSumChannels;
+
+// Calls store(value, channel, total) for each of the sums, in double: the number of partials must
+// not cost precision. The grid: values x channel blocks.
+template <typename A, typename Store>
+inline __device__ void sum_partials(const PartialSums<A>& from, int64_t channel_blocks,
+                                    Store store) {
+  __shared__ double shared[kSumThreads];
+  const int lane = static_cast<int>(threadIdx.x) % kSumChannels;
+  const int slice = static_cast<int>(threadIdx.x) / kSumChannels;
+  const int64_t value = blockIdx.x / channel_blocks;
+  const int64_t channel = (blockIdx.x % channel_blocks) * kSumChannels + lane;
+  const bool works = channel < from.channels;
+  double total = 0;
+  for (int64_t p = slice; works && p < from.partitions; p += kSumSlices) {
+    total += static_cast<double>(from.at(p, value)[channel]);
+  }
+  shared[threadIdx.x] = total;
+  for (int step = kSumSlices / 2; step > 0; step /= 2) {
+    __syncthreads();
+    if (slice < step) shared[threadIdx.x] += shared[threadIdx.x + step * kSumChannels];
+  }
+  if (works && slice == 0) store(value, channel, shared[lane]);
+}
+
+}  // namespace mobilenet_ext::cuda
