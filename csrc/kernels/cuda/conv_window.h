@@ -64,7 +64,7 @@ class SlidingWindow {
   static constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
 
   struct InputRow {
-    Pack<T, kLanes> at[kInputs];
+    Word<Pack<T, kLanes>> at[kInputs];
     bool inside;  // the image, as far as rows go
   };
 
@@ -94,7 +94,7 @@ class SlidingWindow {
     for (int x = 0; x < kInputs; ++x) {
       row.at[x] = {};
       if (!row.inside || !cursor.inside[x]) continue;
-      row.at[x] = load<Pack<T, kLanes>>(input_ + cursor.offset + x * shape_.channels);
+      row.at[x] = load_word<Pack<T, kLanes>>(input_ + cursor.offset + x * shape_.channels);
     }
     ++cursor.row;
     cursor.offset += shape_.in_width * shape_.channels;
@@ -107,7 +107,7 @@ class SlidingWindow {
 #pragma unroll
     for (int x = 0; x < kInputs; ++x) {
       A z[kLanes];
-      decode_pack(row.at[x], z);
+      decode_pack(unpack<Pack<T, kLanes>>(row.at[x]), z);
       if constexpr (!Prologue::kKeepsZero) {
         prologue_(z);
         const bool inside = row.inside && cursor.inside[x];
