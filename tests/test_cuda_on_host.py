@@ -175,6 +175,22 @@ def test_planted_fault_is_noticed(fault: Fault, tmp_path: Path) -> None:
     assert "1 failed" in done.stdout
 
 
+def test_long_strips_and_several_for_each_thread(tmp_path: Path) -> None:
+    """As large tensors have them, which would take too long here."""
+    text = (KERNELS / "partition.h").read_text("utf-8")
+    for name in ("kWantedThreads", "kMaxBlocks", "kMaxStatisticsBlocks"):
+        text, count = re.subn(rf"(constexpr int64_t {name} = )[^;]+;", r"\g<1>5;", text)
+        assert count == 1, name
+    header = tmp_path / "kernels/cuda/partition.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(text, "utf-8")
+    path = build(overlay=tmp_path, only="*float32.cu")
+    files = ("test_depthwise_conv.py", "test_depthwise_conv_backward.py")
+    selected = "cuda_on_host and not float64 and not float16 and not bfloat16"
+    done = run_tests(path, *files, "-k", selected)
+    assert done.returncode == pytest.ExitCode.OK, done.stdout
+
+
 @pytest.mark.slow
 def test_all_kernels_under_address_sanitizer() -> None:
     files = [f"{module.__name__}.py" for module in OPS]
