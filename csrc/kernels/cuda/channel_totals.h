@@ -37,7 +37,7 @@ struct TotalSlots {
 
   // Adds up the positions of the block, and stores the first `values` totals from value `first` of
   // the partial sums on. All threads of the block call.
-  __device__ void store(const ConvPartition& p, int64_t partition, int values,
+  __device__ void store(const ChannelPartition& p, int64_t partition, int values,
                         const PartialSums<A>& to, int64_t first) const {
     __syncthreads();
     const int width = p.vectors * kLanes;

@@ -78,12 +78,7 @@ cudaError_t run(const DepthwiseConvArgs& args, cudaStream_t stream) {
     if (error != cudaSuccess) return error;
   }
   if (!args.mean) return cudaSuccess;
-  const int64_t channels = args.shape.channels;
-  const MergeParams<A> merge = {PartialMoments<A>(args.workspace, p.partitions, channels),
-                                p.partitions, channels, static_cast<A*>(args.mean),
-                                static_cast<A*>(args.var)};
-  return launch(&merge_moments_kernel<A>, ceil_div(channels, kMergeChannels), kMergeThreads, stream,
-                merge);
+  return merge_partials<A>(args, p.partitions, args.shape.channels, stream);
 }
 
 template <typename T, int kLanes, int kStride, typename F>

@@ -6,6 +6,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "kernels/batch_norm.h"
 #include "kernels/depthwise_conv.h"
 
 namespace mobilenet_ext::cuda {
@@ -15,5 +16,19 @@ cudaError_t depthwise_conv(const DepthwiseConvArgs& args, cudaStream_t stream);
 
 int64_t depthwise_conv_backward_workspace_bytes(const DepthwiseConvBackwardArgs& args);
 cudaError_t depthwise_conv_backward(const DepthwiseConvBackwardArgs& args, cudaStream_t stream);
+
+int64_t batch_norm_statistics_workspace_bytes(const BatchNormStatisticsArgs& args);
+cudaError_t batch_norm_statistics(const BatchNormStatisticsArgs& args, cudaStream_t stream);
+
+int64_t scale_shift_act_workspace_bytes(const ScaleShiftActArgs& args);
+cudaError_t scale_shift_act(const ScaleShiftActArgs& args, cudaStream_t stream);
+
+int64_t scale_shift_act_backward_reduce_workspace_bytes(
+    const ScaleShiftActBackwardReduceArgs& args);
+cudaError_t scale_shift_act_backward_reduce(const ScaleShiftActBackwardReduceArgs& args,
+                                            cudaStream_t stream);
+
+int64_t scale_shift_act_backward_workspace_bytes(const ScaleShiftActBackwardArgs& args);
+cudaError_t scale_shift_act_backward(const ScaleShiftActBackwardArgs& args, cudaStream_t stream);
 
 }  // namespace mobilenet_ext::cuda

@@ -5,6 +5,7 @@
 // double. Every order is fixed: no atomics.
 #pragma once
 
+#include "kernels/cuda/launch.h"
 #include "kernels/cuda/partition.h"
 #include "kernels/cuda/storage.h"
 
@@ -83,7 +84,7 @@ inline __device__ void merge_in_block(Moments<A> (&shared)[kLanes][kSize], int i
 
 // Merges the sums of a thread block's positions into the partial moments of its partition.
 template <typename A, int kLanes>
-inline __device__ void store_partials(const ShiftedSums<A, kLanes>& sums, const ConvPartition& p,
+inline __device__ void store_partials(const ShiftedSums<A, kLanes>& sums, const ChannelPartition& p,
                                       const Place& place, int64_t channels,
                                       const PartialMoments<A>& to) {
   __shared__ Moments<A> shared[kLanes][kThreads];
@@ -138,6 +139,16 @@ __global__ void __launch_bounds__(kMergeThreads) merge_moments_kernel(MergeParam
   const double var = total.m2 / total.count;
   params.mean[channel] = static_cast<A>(total.count > 0 ? total.mean : var);
   params.var[channel] = static_cast<A>(var < 0 ? 0 : var);
+}
+
+// The second stage, from an op's workspace to its mean and var.
+template <typename A, typename Args>
+cudaError_t merge_partials(const Args& args, int64_t partitions, int64_t channels,
+                           cudaStream_t stream) {
+  const MergeParams<A> merge = {PartialMoments<A>(args.workspace, partitions, channels), partitions,
+                                channels, static_cast<A*>(args.mean), static_cast<A*>(args.var)};
+  return launch(&merge_moments_kernel<A>, ceil_div(channels, kMergeChannels), kMergeThreads, stream,
+                merge);
 }
 
 }  // namespace mobilenet_ext::cuda

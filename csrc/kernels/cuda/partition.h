@@ -44,26 +44,38 @@ inline StripMap input_map(const ConvShape& s) {
   return {s.batch, s.channels, s.in_height, s.in_width};
 }
 
-struct ConvPartition {
-  int64_t height;          // of a map
-  int64_t rows, bands;     // rows in a strip; strips from top to bottom
-  int64_t columns;         // strips from left to right
-  int64_t strips;          // in all images
+// What a thread block needs to stay with its channels.
+struct ChannelPartition {
   int64_t channel_blocks;  // thread blocks side by side
-  int64_t partitions;      // thread blocks that share the strips of one block of channels
+  int64_t partitions;      // thread blocks that share the pixels of one block of channels
   int vectors;             // in a block of channels
-  int positions;           // strips of a tile
+  int positions;           // threads for each of them
+};
+
+// Leaves `partitions` open.
+inline ChannelPartition partition_channels(int64_t channels, int lanes) {
+  ChannelPartition p = {};
+  const int64_t vectors = ceil_div(channels, lanes);
+  p.channel_blocks = ceil_div(vectors, kMaxVectors);
+  p.vectors = static_cast<int>(ceil_div(vectors, p.channel_blocks));
+  p.positions = kThreads / p.vectors;
+  return p;
+}
+
+struct ConvPartition : ChannelPartition {
+  int64_t height;       // of a map
+  int64_t rows, bands;  // rows in a strip; strips from top to bottom
+  int64_t columns;      // strips from left to right
+  int64_t strips;       // in all images
 };
 
 // `most_blocks`: of the launch, unless there are more blocks of channels.
 inline ConvPartition partition_conv(const StripMap& map, int lanes, int columns_per_strip,
                                     int64_t most_blocks) {
   ConvPartition p;
+  static_cast<ChannelPartition&>(p) = partition_channels(map.channels, lanes);
   const int64_t vectors = ceil_div(map.channels, lanes);
   p.height = map.height;
-  p.channel_blocks = ceil_div(vectors, kMaxVectors);
-  p.vectors = static_cast<int>(ceil_div(vectors, p.channel_blocks));
-  p.positions = kThreads / p.vectors;
   p.columns = ceil_div(map.width, columns_per_strip);
   p.rows = min_of(kMaxRows, map.height);
   const int64_t threads_per_band = map.batch * p.columns * vectors;
@@ -83,7 +95,7 @@ struct Place {
   int vector, position;  // within the thread block
   bool works;            // some threads of a block may be left over
 
-  __device__ Place(const ConvPartition& p, int64_t channels, int lanes) {
+  __device__ Place(const ChannelPartition& p, int64_t channels, int lanes) {
     partition = blockIdx.x / p.channel_blocks;
     vector = static_cast<int>(threadIdx.x) % p.vectors;
     position = static_cast<int>(threadIdx.x) / p.vectors;

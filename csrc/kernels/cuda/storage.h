@@ -202,4 +202,11 @@ inline __device__ void decode_pack(const Pack<T, kLanes>& pack, A (&to)[kLanes])
   for (int v = 0; v < kLanes; ++v) to[v] = decode(pack.at[v]);
 }
 
+template <typename T, int kLanes>
+inline __device__ void store_encoded(const Accumulator<T> (&from)[kLanes], T* to) {
+  Pack<T, kLanes> pack;
+  for (int v = 0; v < kLanes; ++v) pack.at[v] = encode<T>(from[v]);
+  store(to, pack);
+}
+
 }  // namespace mobilenet_ext::cuda
