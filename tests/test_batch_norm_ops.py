@@ -30,6 +30,8 @@ over_maps = over_cases(
     )
 )  # fmt: skip
 over_activations = pytest.mark.parametrize("activation", ACTIVATIONS)
+# No whole number of vectors, and one for every type on every device.
+over_widths = pytest.mark.parametrize("channels", [21, 24])
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,21 @@ def check(ops: Ops, sample: Sample) -> None:
     """Runs the three ops of a BatchNorm with activation and compares them with the oracle."""
     x, dtype = sample.x, sample.x.dtype
     assert_values(ops.scale_shift_act(x, *sample.vectors), sample.map(x), dtype, scale=20.0)
+    check_sums(ops, sample)
+    grad_scale, raw_scale, raw_shift = sample.gradient_map
+    actual = ops.scale_shift_act_backward(sample.grad, x, *sample.vectors, *sample.gradient_map)
+    expected = per_channel(grad_scale) * sample.grad_y()
+    expected = expected + per_channel(raw_scale) * x.double() + per_channel(raw_shift)
+    assert_values(actual, expected, dtype, scale=10.0)
 
+
+def check_sums(ops: Ops, sample: Sample) -> None:
+    x = sample.x
     totals = ops.scale_shift_act_backward_reduce(sample.grad, x, *sample.vectors, sample.mean)
     grad_y, centred = sample.grad_y(), x.double() - per_channel(sample.mean)
     for total, terms in zip(totals, (grad_y, grad_y * centred), strict=True):
         expected, magnitude = terms.sum((0, 2, 3)), terms.abs().sum((0, 2, 3))
-        assert_totals(total, expected, magnitude, vector_dtype(dtype))
-
-    grad_scale, raw_scale, raw_shift = sample.gradient_map
-    actual = ops.scale_shift_act_backward(sample.grad, x, *sample.vectors, *sample.gradient_map)
-    expected = per_channel(grad_scale) * grad_y
-    expected = expected + per_channel(raw_scale) * x.double() + per_channel(raw_shift)
-    assert_values(actual, expected, dtype, scale=10.0)
+        assert_totals(total, expected, magnitude, vector_dtype(x.dtype))
 
 
 @over_maps
@@ -89,8 +94,18 @@ def test_scale_shift_act_and_its_backward(ops: Ops, case: ConvCase) -> None:
 
 @over_dtypes
 @over_activations
-def test_every_dtype_and_activation(ops: Ops, dtype: torch.dtype, activation: str | None) -> None:
-    check(ops, make_sample(ConvCase("", 3, 21, 9, 7), dtype, activation))
+@over_widths
+def test_every_dtype_and_activation(
+    ops: Ops, dtype: torch.dtype, activation: str | None, channels: int
+) -> None:
+    check(ops, make_sample(ConvCase("", 3, channels, 9, 7), dtype, activation))
+
+
+@pytest.mark.parametrize("misaligned", ["layout", "grad_layout"])
+def test_vectors_of_channels_at_any_address(ops: Ops, misaligned: str) -> None:
+    case = ConvCase("", 2, 16, 6, 7, **{misaligned: "misaligned"})
+    check(ops, make_sample(case, torch.float32, "relu6"))
+    check_statistics(ops, make_tensor(case.shape, case.layout))
 
 
 def test_backward_without_raw_terms(ops: Ops) -> None:
@@ -141,8 +156,9 @@ def test_statistics(ops: Ops, case: ConvCase) -> None:
 
 
 @over_dtypes
-def test_statistics_of_every_dtype(ops: Ops, dtype: torch.dtype) -> None:
-    check_statistics(ops, make_tensor((3, 21, 33, 35), dtype=dtype))
+@over_widths
+def test_statistics_of_every_dtype(ops: Ops, dtype: torch.dtype, channels: int) -> None:
+    check_statistics(ops, make_tensor((3, channels, 33, 35), dtype=dtype))
 
 
 def check_statistics(ops: Ops, x: Tensor, rtol: float | None = None) -> None:
@@ -160,6 +176,13 @@ def check_statistics(ops: Ops, x: Tensor, rtol: float | None = None) -> None:
     # Squares of some thousand pixels are added up one by one: roundings do not always cancel.
     rtol = rtol or (1e-12 if dtype == torch.float64 else 2e-6)
     torch.testing.assert_close(var.double(), expected_var, rtol=rtol, atol=rtol * 1e-6)
+
+
+def test_sums_of_more_pixels_than_threads(ops: Ops) -> None:
+    """The CUDA threads of a launch go round several times."""
+    case = ConvCase("", 1, 1, 900, 900)
+    check_sums(ops, make_sample(case, torch.float32, "relu6"))
+    check_statistics(ops, make_tensor(case.shape))
 
 
 def spread(shape: tuple[int, ...]) -> Tensor:
