@@ -25,7 +25,8 @@ class BatchNorm(NamedTuple):
     """One BatchNorm and the activation after it, as the functional API takes them.
 
     weight, bias [C] or None (not affine); running_mean, running_var [C] or None. When training,
-    batch statistics normalise and the running ones, where given, are updated in place.
+    batch statistics normalise and the running ones, where given, are updated in place. momentum may
+    be a tensor, [], which is not waited for.
     """
 
     weight: Tensor | None
@@ -33,7 +34,7 @@ class BatchNorm(NamedTuple):
     running_mean: Tensor | None
     running_var: Tensor | None
     training: bool = False
-    momentum: float = 0.1
+    momentum: float | Tensor = 0.1
     eps: float = 1e-5
     activation: str | None = "relu6"
     process_group: ProcessGroup | None = None
@@ -60,13 +61,16 @@ class BatchNorm(NamedTuple):
 
     def update(self, mean: Tensor | None, unbiased_var: Tensor | None) -> None:
         """Move the running statistics towards the batch's by `momentum`; None leaves them."""
+        momentum = self.momentum
         for running, batch in ((self.running_mean, mean), (self.running_var, unbiased_var)):
             if running is None or batch is None:
                 continue
+            if isinstance(momentum, Tensor):
+                momentum = momentum.to(batch.dtype)
             if running.dtype == batch.dtype:
-                running.lerp_(batch, self.momentum)
+                running.lerp_(batch, momentum)
             else:
-                running.copy_(torch.lerp(running.to(batch.dtype), batch, self.momentum))
+                running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
 
 
 class Vectors(NamedTuple):

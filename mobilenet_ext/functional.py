@@ -48,7 +48,7 @@ def depthwise_conv_bn_relu(
     padding: Padding = 1,
     dilation: int = 1,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
     activation: str | None = "relu6",
     process_group: ProcessGroup | None = None,
@@ -73,7 +73,7 @@ def depthwise_conv_bn_relu(
         padding: zeros on every side, (left, right, top, bottom), or "same" for TensorFlow's SAME.
         dilation: distance of the taps in both axes.
         training: normalise with the statistics of the batch.
-        momentum: weight of the batch in the running statistics.
+        momentum: weight of the batch in the running statistics; may be a tensor, [].
         eps: added to the variance.
         activation: "relu", "relu6" or None.
         process_group: share batch statistics over these ranks, as SyncBatchNorm does.
@@ -152,7 +152,7 @@ def bn_relu(
     running_var: Tensor | None,
     *,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float | Tensor = 0.1,
     eps: float = 1e-5,
     activation: str | None = "relu6",
     process_group: ProcessGroup | None = None,
@@ -168,7 +168,7 @@ def bn_relu(
         running_mean: [C]; may be None when training.
         running_var: [C]; may be None when training.
         training: normalise with the statistics of the batch.
-        momentum: weight of the batch in the running statistics.
+        momentum: weight of the batch in the running statistics; may be a tensor, [].
         eps: added to the variance.
         activation: "relu", "relu6" or None.
         process_group: share batch statistics over these ranks, as SyncBatchNorm does.

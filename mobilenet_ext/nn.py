@@ -152,12 +152,12 @@ def is_intact(block: nn.Module) -> bool:
 
 def read_batch_norm(bn: nn.modules.batchnorm._BatchNorm, activation: str | None) -> BatchNorm:
     """Take a BatchNorm module's tensors and options for one forward, counting it as torch does."""
-    momentum = 0.0 if bn.momentum is None else bn.momentum
+    momentum: float | Tensor = 0.0 if bn.momentum is None else bn.momentum
     tracks = not bn.training or bn.track_running_stats
     if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)
         if bn.momentum is None:
-            momentum = 1.0 / float(bn.num_batches_tracked)
+            momentum = bn.num_batches_tracked.double().reciprocal()
     return BatchNorm(
         bn.weight,
         bn.bias,
