@@ -6,7 +6,7 @@ A folded convolution is act(conv(x, weight * scale) + shift); batch_norm.py has 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from . import functional, layers
 from .batch_norm import ACTIVATIONS, running_affine
 from .checks import require
+from .cuda_graphs import CudaGraphs
 from .geometry import Padding, conv_geometry
 from .model import FEATURE_BLOCKS, MobileNet
 from .nn import ConvBNReLU, is_intact
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["FrozenMobileNet"]
+
+_NEEDS_CUDA = "on a CUDA device for cuda_graph=True"
 
 
 class FoldedConv(NamedTuple):
@@ -121,15 +124,27 @@ class FrozenMobileNet(nn.Module):
     dict: save the model, or pickle this one whole. `.to()` moves and casts it. Its mode does not
     matter.
 
+    With `cuda_graph` the first call with an input of some shape and dtype captures the network in a
+    CUDA graph, and later calls replay that: one launch, where small batches spend most of their
+    time on some forty. It is for a few fixed shapes, since each keeps its own graph and
+    activations. A call copies its input into the graph's memory and returns a copy of the output.
+    `.to()` forgets the graphs, and so do pickles and deep copies; all capture again when called.
+
     Args:
         model: where the weights come from.
+        cuda_graph: replay a CUDA graph for each shape of the input.
 
     Raises:
-        ValueError: a layer has been replaced, or has no running statistics.
+        ValueError: a layer has been replaced, or has no running statistics; or with `cuda_graph`
+            the model is not on a CUDA device.
     """
 
-    def __init__(self, model: MobileNet) -> None:
+    def __init__(self, model: MobileNet, *, cuda_graph: bool = False) -> None:
         super().__init__()
+        place = model.stem.conv.weight.device
+        require(not cuda_graph or place.type == "cuda", "freeze: model", _NEEDS_CUDA, str(place))
+        self._has_graphs = cuda_graph
+        self._graphs: CudaGraphs | None = None
         self.in_channels = model.stem.conv.in_channels
         self.features_only = model.features_only
         with torch.inference_mode(False), torch.no_grad():
@@ -142,10 +157,26 @@ class FrozenMobileNet(nn.Module):
             self._packed = self._pack()
 
     def forward(self, input: Tensor) -> Tensor | list[Tensor]:
-        """Logits [N, num_classes], pooled features without a classifier, or the feature maps."""
+        """Logits [N, num_classes], pooled features without a classifier, or the feature maps.
+
+        Raises:
+            ValueError: the input is not [N, in_channels, H, W]; or with `cuda_graph` it is not on
+                the CUDA device of the model, or autocast is on.
+        """
+        if self._has_graphs:
+            return self._forward_by_graph(input)
         if self._packed is not None and self._packed.takes(input):
             return self._packed(input)
         return self._forward_by_layers(input)
+
+    def _forward_by_graph(self, input: Tensor) -> Tensor | list[Tensor]:
+        self._check_input(input)
+        place = self._stem.weight.device
+        require(place.type == "cuda", "FrozenMobileNet: model", _NEEDS_CUDA, str(place))
+        require(input.device == place, "FrozenMobileNet: input", f"on {place}", str(input.device))
+        if self._graphs is None:
+            self._graphs = CudaGraphs(self._forward_by_layers)
+        return self._graphs(input)
 
     @torch.no_grad()
     def _forward_by_layers(self, input: Tensor) -> Tensor | list[Tensor]:
@@ -157,13 +188,8 @@ class FrozenMobileNet(nn.Module):
 
     @torch.no_grad()
     def forward_features(self, input: Tensor) -> Tensor | list[Tensor]:
-        """Last activated map, or the list of maps if features_only."""
-        require(
-            input.dim() == 4 and input.shape[1] == self.in_channels,
-            "FrozenMobileNet: input",
-            f"[N, C, H, W] with C = {self.in_channels}",
-            list(input.shape),
-        )
+        """Last activated map, or the list of maps if features_only; never by a graph."""
+        self._check_input(input)
         x = input.contiguous(memory_format=torch.channels_last)
         fused = functional.device_has_kernels(input.device)
         x = self._stock(x, self._stem, groups=1)
@@ -177,6 +203,14 @@ class FrozenMobileNet(nn.Module):
             if self.features_only and index in FEATURE_BLOCKS:
                 maps.append(x)
         return maps if self.features_only else x
+
+    def _check_input(self, input: Tensor) -> None:
+        require(
+            input.dim() == 4 and input.shape[1] == self.in_channels,
+            "FrozenMobileNet: input",
+            f"[N, C, H, W] with C = {self.in_channels}",
+            list(input.shape),
+        )
 
     def _pack(self) -> PackedNetwork | None:
         """Pack the weights for the op that runs all layers at once, where there is one."""
@@ -214,11 +248,16 @@ class FrozenMobileNet(nn.Module):
         return _activate(pixels, conv.activation).permute(0, 3, 1, 2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._graphs = None
         self._stem = self._stem.map(fn)
         self._blocks = [(dw.map(fn), pw.map(fn)) for dw, pw in self._blocks]
         self._classifier = tuple(map(fn, self._classifier))
         self._packed = self._pack()
         return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the graphs out of pickles and deep copies."""
+        return {**self.__dict__, "_graphs": None}
 
     def extra_repr(self) -> str:
         """Sizes; the weights are no parameters."""

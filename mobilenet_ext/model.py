@@ -179,11 +179,19 @@ class MobileNet(nn.Module):
             nn.init.zeros_(classifier.bias)
             self.classifier = classifier
 
-    def freeze(self) -> FrozenMobileNet:
-        """Return an inference-only copy with BatchNorm folded into the convolutions."""
+    def freeze(self, *, cuda_graph: bool = False) -> FrozenMobileNet:
+        """Return an inference-only copy with BatchNorm folded into the convolutions.
+
+        Args:
+            cuda_graph: replay a CUDA graph for each shape of the input, see FrozenMobileNet.
+
+        Raises:
+            ValueError: a layer has been replaced, or has no running statistics; or with
+                `cuda_graph` the model is not on a CUDA device.
+        """
         from .inference import FrozenMobileNet  # it needs this class
 
-        return FrozenMobileNet(self)
+        return FrozenMobileNet(self, cuda_graph=cuda_graph)
 
 
 def dilate(output_stride: int) -> list[tuple[int, int]]:
