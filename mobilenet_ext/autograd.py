@@ -15,18 +15,17 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import Function
 
+from . import reference
 from .batch_norm import (
     Affine,
     Options,
     Statistics,
-    Sums,
     Vectors,
     batch_affine,
-    parameter_gradients,
-    raw_coefficients,
     running_affine,
 )
 from .double_backward import is_recorded, recorded_bn_relu, recorded_unit
@@ -44,6 +43,25 @@ class UnitForward(NamedTuple):
     input_bn: Affine
     statistics: Statistics
     input_statistics: Statistics
+
+
+class Gradients(NamedTuple):
+    """What a BatchNorm's sums amount to, [C]: its parameters' gradients, and raw's terms."""
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    raw_scale: Tensor | None = None
+    raw_shift: Tensor | None = None
+
+    def of_parameters(
+        self, need_weight: bool, need_bias: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of weight and bias that are needed."""
+        return self.weight if need_weight else None, self.bias if need_bias else None
+
+    def raw_terms(self, of_batch: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradient through the statistics of the batch; running ones pass none."""
+        return (self.raw_scale, self.raw_shift) if of_batch else (None, None)
 
 
 def normalise(
@@ -131,9 +149,9 @@ class BNReLU(Function):
         input, *saved = ctx.saved_tensors
         vectors, bn = Vectors(*saved[:4]), Affine(*saved[4:])
         of_batch = vectors.mean is None
-        grad_input, sums = None, Sums()
+        grad_input, gradients = None, Gradients()
         if need_weight or need_bias or of_batch:
-            sums = _reduce(grad_output, input, bn, options)
+            gradients = _reduce(grad_output, input, bn, options)
         if need_input:
             grad_input = _ops.scale_shift_act_backward(
                 grad_output,
@@ -142,9 +160,9 @@ class BNReLU(Function):
                 bn.shift,
                 options.activation,
                 bn.scale,
-                *_raw_coefficients(input, bn, sums, options, of_batch),
+                *gradients.raw_terms(of_batch),
             )
-        return grad_input, None, *parameter_gradients(bn, sums, need_weight, need_bias), None, None
+        return grad_input, None, *gradients.of_parameters(need_weight, need_bias), None, None
 
 
 class DepthwiseConvBNReLU(Function):
@@ -180,10 +198,10 @@ class DepthwiseConvBNReLU(Function):
         bn, input_bn = Affine(*saved[9:14]), Affine(*saved[14:])
         need_map = need_input or need_input_gamma or need_input_beta
 
-        of_batch, sums = vectors.mean is None, Sums()
+        of_batch, gradients, input_gradients = vectors.mean is None, Gradients(), Gradients()
         if need_gamma or need_beta or of_batch:
-            sums = _reduce(grad_output, raw, bn, unit.bn)
-        grad_input, grad_weight, input_sums = None, None, Sums()
+            gradients = _reduce(grad_output, raw, bn, unit.bn)
+        grad_input, grad_weight = None, None
         if need_map or need_weight:
             grad_input, grad_weight, *both = _ops.depthwise_conv_backward(
                 grad_output,
@@ -192,7 +210,7 @@ class DepthwiseConvBNReLU(Function):
                 bn.shift,
                 unit.bn.activation,
                 bn.scale,
-                *_raw_coefficients(raw, bn, sums, unit.bn, of_batch),
+                *gradients.raw_terms(of_batch),
                 input,
                 weight,
                 input_bn.scale,
@@ -203,9 +221,9 @@ class DepthwiseConvBNReLU(Function):
                 need_map,
                 need_weight,
             )
-            input_sums = Sums(*both)
+            if unit.input_bn is not None and need_map:
+                input_gradients = _gradients(input, input_bn, unit.input_bn, *both)
         if unit.input_bn is not None and need_input:
-            of_batch = input_vectors.mean is None
             grad_input = _ops.scale_shift_act_backward(
                 grad_input,
                 input,
@@ -213,16 +231,16 @@ class DepthwiseConvBNReLU(Function):
                 None,
                 0,
                 input_bn.scale,
-                *_raw_coefficients(input, input_bn, input_sums, unit.input_bn, of_batch),
+                *input_gradients.raw_terms(input_vectors.mean is None),
             )
         return (
             grad_input if need_input else None,
             grad_weight if need_weight else None,
             None,
-            *parameter_gradients(bn, sums, need_gamma, need_beta),
+            *gradients.of_parameters(need_gamma, need_beta),
             None,
             None,
-            *parameter_gradients(input_bn, input_sums, need_input_gamma, need_input_beta),
+            *input_gradients.of_parameters(need_input_gamma, need_input_beta),
             None,
             None,
         )
@@ -235,19 +253,32 @@ def _mark_statistics(ctx: Any, *statistics: Tensor | None) -> None:
         ctx.set_materialize_grads(False)
 
 
-def _reduce(grad_output: Tensor, raw: Tensor, bn: Affine, options: Options) -> Sums:
-    """Sum dy and dy * (raw - mean) per channel: one pass over both maps."""
-    return Sums(
-        *_ops.scale_shift_act_backward_reduce(
-            grad_output, raw, bn.scale, bn.shift, options.activation, bn.mean
-        )
+def _reduce(grad_output: Tensor, raw: Tensor, bn: Affine, options: Options) -> Gradients:
+    """Sum dy and dy * (raw - mean) per channel, one pass over both maps, and make use of it."""
+    sums = _ops.scale_shift_act_backward_reduce(
+        grad_output, raw, bn.scale, bn.shift, options.activation, bn.mean
     )
+    return _gradients(raw, bn, options, *sums)
 
 
-def _raw_coefficients(
-    raw: Tensor, bn: Affine, sums: Sums, options: Options, of_batch: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradient through the batch statistics; running ones pass none."""
-    if not of_batch:
-        return None, None
-    return raw_coefficients(raw, bn, sums, options.process_group)
+def _gradients(
+    raw: Tensor, bn: Affine, options: Options, grad_sum: Tensor, grad_dot: Tensor
+) -> Gradients:
+    """Turn this rank's sums of dy and of dy * (raw - mean) into gradients.
+
+    The parameters' gradients are of this rank, those of other ranks are the caller's to add.
+    """
+    scale, _, mean, invstd, total = bn
+    assert scale is not None
+    assert mean is not None
+    assert invstd is not None
+    if total is None:
+        count = raw.numel() // raw.shape[1]
+        vectors = (grad_sum, grad_dot, scale, mean, invstd)
+        grad_weight, *terms = _ops.batch_norm_gradient_map(*vectors, count)
+        return Gradients(grad_weight, grad_sum, *terms)
+    both = torch.cat([grad_sum, grad_dot])
+    dist.all_reduce(both, group=options.process_group)
+    total_sum, total_dot = both.chunk(2)
+    _, *terms = reference.batch_norm_gradient_map(total_sum, total_dot, scale, mean, invstd, total)
+    return Gradients(grad_dot * invstd, grad_sum, *terms)

@@ -2,8 +2,8 @@
 
     invstd = 1 / sqrt(var + eps)     scale = weight * invstd     shift = bias - mean * scale
 
-Everything here is [C] and costs a few microseconds a call, so the formulas use as few torch
-calls as they can. The passes over [N, C, H, W] are ops; see autograd.py for how they meet.
+Everything here is [C] and costs a few microseconds a call, so what every step needs is one op. So
+are the passes over [N, C, H, W]; see autograd.py for how they meet.
 Vectors are float32, or float64 for float64 activations.
 """
 
@@ -125,13 +125,19 @@ def vector_dtype(input: Tensor) -> torch.dtype:
 
 
 def affine(
-    weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float
-) -> Affine:
-    """Turn BatchNorm parameters and statistics into scale and shift."""
-    invstd = torch.rsqrt(var + eps)
-    scale = invstd if weight is None else invstd * weight
-    shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
-    return Affine(scale, shift, mean, invstd)
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    count: int = 0,
+) -> tuple[Affine, Tensor]:
+    """Turn parameters and statistics into scale and shift; the unbiased variance of `count`."""
+    parameters = (x if x is None else x.to(mean.dtype) for x in (weight, bias))
+    scale, shift, invstd, unbiased_var = torch.ops.mobilenet_ext.batch_norm_affine(
+        mean, var, *parameters, eps, count
+    )
+    return Affine(scale, shift, mean, invstd), unbiased_var
 
 
 def running_affine(
@@ -144,7 +150,7 @@ def running_affine(
 ) -> Affine:
     """Scale and shift from running statistics, for an input of any dtype."""
     dtype = vector_dtype(input)
-    return affine(weight, bias, running_mean.to(dtype), running_var.to(dtype), eps)
+    return affine(weight, bias, running_mean.to(dtype), running_var.to(dtype), eps)[0]
 
 
 def batch_affine(
@@ -163,17 +169,18 @@ def batch_affine(
     count = raw.numel() // raw.shape[1]
     if options.process_group is not None:
         mean, var, total = gather_statistics(mean, var, count, options.process_group)
-        result = affine(weight, bias, mean, var, options.eps)._replace(total=total)
-        return result, Statistics(mean, var * (total / (total - 1)))
+        result, _ = affine(weight, bias, mean, var, options.eps)
+        return result._replace(total=total), Statistics(mean, var * (total / (total - 1)))
     if count == 1:
         raise ValueError(
             "Expected more than 1 value per channel when training, "
             f"got input size {tuple(raw.shape)}"
         )
     if count == 0:
-        return affine(weight, bias, torch.zeros_like(mean), torch.ones_like(var), 0), Statistics()
-    result = affine(weight, bias, mean, var, options.eps)
-    return result, Statistics(mean, var * (count / (count - 1)))
+        result, _ = affine(weight, bias, torch.zeros_like(mean), torch.ones_like(var), 0)
+        return result, Statistics()
+    result, unbiased_var = affine(weight, bias, mean, var, options.eps, count)
+    return result, Statistics(mean, unbiased_var)
 
 
 def gather_statistics(
@@ -194,55 +201,3 @@ def gather_statistics(
     mean = (weights * means).sum(0)
     var = (weights * (variances + (means - mean).square())).sum(0)
     return mean, var, total
-
-
-class Sums(NamedTuple):
-    """Sums over this rank of dy and of dy * (raw - mean), [C]; None where nobody needs them."""
-
-    grad_sum: Tensor | None = None
-    grad_dot: Tensor | None = None
-
-
-def parameter_gradients(
-    bn: Affine, sums: Sums, need_weight: bool, need_bias: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of BatchNorm's weight and bias; those of other ranks are the caller's to add."""
-    grad_weight = None
-    if need_weight:
-        assert sums.grad_dot is not None
-        assert bn.invstd is not None
-        grad_weight = sums.grad_dot * bn.invstd
-    return grad_weight, sums.grad_sum if need_bias else None
-
-
-def raw_coefficients(
-    raw: Tensor, bn: Affine, sums: Sums, group: ProcessGroup | None
-) -> tuple[Tensor, Tensor]:
-    """Coefficients by which the batch statistics send gradient to the raw input.
-
-        d_raw = scale * dy + raw_scale * raw + raw_shift
-
-    Args:
-        raw: [N, C, H, W] what was normalised; only its shape is used.
-        bn: how it was normalised.
-        sums: of this rank.
-        group: the ranks that share the statistics.
-
-    Returns:
-        raw_scale and raw_shift, [C].
-    """
-    grad_sum, grad_dot = sums
-    scale, _, mean, invstd, total = bn
-    assert scale is not None
-    assert mean is not None
-    assert invstd is not None
-    assert grad_sum is not None
-    assert grad_dot is not None
-    if total is not None:
-        both = torch.cat([grad_sum, grad_dot])
-        dist.all_reduce(both, group=group)
-        grad_sum, grad_dot = both.chunk(2)
-    count = raw.numel() // raw.shape[1] if total is None else total
-    per_value = scale / -count
-    raw_scale = grad_dot * invstd * invstd * per_value
-    return raw_scale, torch.addcmul(grad_sum * per_value, raw_scale, mean, value=-1)

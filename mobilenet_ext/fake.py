@@ -126,6 +126,22 @@ def scale_shift_act_backward(
     return _map(input, input.shape)
 
 
+@register_fake("mobilenet_ext::batch_norm_affine")
+def batch_norm_affine(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    scale, shift, invstd = (mean.new_empty(mean.shape) for _ in range(3))
+    return scale, shift, invstd, mean.new_empty(mean.shape if count else 0)
+
+
+@register_fake("mobilenet_ext::batch_norm_gradient_map")
+def batch_norm_gradient_map(
+    grad_sum: Tensor, grad_dot: Tensor, scale: Tensor, mean: Tensor, invstd: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_weight, raw_scale, raw_shift = (grad_sum.new_empty(grad_sum.shape) for _ in range(3))
+    return grad_weight, raw_scale, raw_shift
+
+
 @register_fake("mobilenet_ext::mobilenet")
 def mobilenet(
     input: Tensor,

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import functional, layers
-from .batch_norm import ACTIVATIONS, running_affine
+from . import functional, layers, reference
+from .batch_norm import ACTIVATIONS, vector_dtype
 from .checks import require
 from .cuda_graphs import CudaGraphs
 from .geometry import Padding, conv_geometry
@@ -76,9 +76,10 @@ def fold(layer: layers.ConvBNReLU) -> FoldedConv:
     mean, var = bn.running_mean, bn.running_var
     if mean is None or var is None:
         raise ValueError("freeze: running statistics must be tracked, got None")
-    scale, shift, *_ = running_affine(conv.weight, bn.weight, bn.bias, mean, var, bn.eps)
-    assert scale is not None
-    assert shift is not None
+    dtype = vector_dtype(conv.weight)
+    scale, shift, *_ = reference.batch_norm_affine(
+        mean.to(dtype), var.to(dtype), bn.weight, bn.bias, bn.eps, 0
+    )
     weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
     return FoldedConv(
         weight,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
@@ -143,6 +144,36 @@ def scale_shift_act_backward(
     if raw_scale is not None and raw_shift is not None:
         grad_input = grad_input + affine(input, raw_scale, raw_shift)
     return grad_input.to(input.dtype)
+
+
+def batch_norm_affine(
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    count: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scale, shift and invstd from statistics; the unbiased variance of `count` values if not 0."""
+    invstd = torch.rsqrt(var + eps)
+    scale = invstd if weight is None else invstd * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    unbiased_var = var * (count / (count - 1)) if count else var.new_empty(0)
+    return scale, shift, invstd, unbiased_var
+
+
+def batch_norm_gradient_map(
+    grad_sum: Tensor,
+    grad_dot: Tensor,
+    scale: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    count: int | Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the weight, and the terms of d_raw = scale * dy + raw_scale * raw + raw_shift."""
+    grad_weight = grad_dot * invstd
+    raw_scale = -scale * grad_weight * invstd / count
+    return grad_weight, raw_scale, -scale * grad_sum / count - raw_scale * mean
 
 
 def depthwise_conv(

@@ -220,6 +220,32 @@ def test_raw_output_does_not_fit() -> None:
     expect(op, message, input_scale=None, input_shift=None, input_activation=0)
 
 
+@pytest.mark.parametrize(
+    ("op", "first", "others"),
+    [
+        ("batch_norm_affine", "mean", ("var", "weight", "bias")),
+        ("batch_norm_gradient_map", "grad_sum", ("grad_dot", "scale", "mean", "invstd")),
+    ],
+)
+def test_vectors_alone(op: str, first: str, others: tuple[str, ...]) -> None:
+    message = f"{first} must be [C] with C >= 1, got "
+    expect(op, message + "[2, 8]", **{first: torch.zeros(2, 8)})
+    expect(op, message + "[0]", **{first: torch.zeros(0)})
+    halves = torch.zeros(8, dtype=torch.float16)
+    expect(op, f"{first} must be float32 or float64, got float16", **{first: halves})
+    for name in others:
+        expect(op, f"{name} must be [C] = [8] like {first}, got [7]", **{name: torch.zeros(7)})
+        doubles = torch.zeros(8, dtype=torch.float64)
+        expect(op, f"{name} must be float32 like {first}, got float64", **{name: doubles})
+
+
+def test_counts() -> None:
+    message = "count must be 0 (no unbiased_var) or at least 2, got "
+    expect("batch_norm_affine", message + "1", count=1)
+    expect("batch_norm_affine", message + "-1", count=-1)
+    expect("batch_norm_gradient_map", "count must be at least 0, got -1", count=-1)
+
+
 VECTORS = {"bn_weight": torch.ones(8), "bn_bias": torch.zeros(8),
            "running_mean": torch.zeros(8), "running_var": torch.ones(8)}  # fmt: skip
 PADDINGS = '"same", an int or (left, right, top, bottom), none of them negative'

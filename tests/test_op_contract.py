@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import ConvCase, case_named, make_tensor, make_vector, over_cases
+from cases import ConvCase, case_named, make_tensor, make_vector, over_cases, vector_dtype
 from samples import forward_arguments, make_backward_sample, make_map
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
@@ -22,7 +22,10 @@ OP_NAMES = (
     "scale_shift_act",
     "scale_shift_act_backward_reduce",
     "scale_shift_act_backward",
+    "batch_norm_affine",
+    "batch_norm_gradient_map",
 )
+VECTOR_OPS = OP_NAMES[-2:]
 
 
 def element_wise_arguments(name: str, case: ConvCase, dtype: torch.dtype) -> dict[str, Any]:
@@ -45,6 +48,20 @@ def element_wise_arguments(name: str, case: ConvCase, dtype: torch.dtype) -> dic
     }[name]  # fmt: skip
 
 
+def vector_arguments(name: str, channels: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Keyword arguments of one of the ops on vectors alone."""
+    a, b, c, d = (make_vector(channels, -1, 1, dtype) for _ in range(4))
+    positive = make_vector(channels, 0.1, 2, dtype)
+    return {
+        "batch_norm_affine": {
+            "mean": a, "var": positive, "weight": b, "bias": c, "eps": 1e-3, "count": 7,
+        },
+        "batch_norm_gradient_map": {
+            "grad_sum": a, "grad_dot": b, "scale": c, "mean": d, "invstd": positive, "count": 7,
+        },
+    }[name]  # fmt: skip
+
+
 def arguments_of(name: str, case: ConvCase, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """Keyword arguments of any of the ops, everything asked for."""
     if name == "depthwise_conv":
@@ -52,6 +69,8 @@ def arguments_of(name: str, case: ConvCase, dtype: torch.dtype = torch.float32) 
         return forward_arguments(case, dtype, prologue=prologue, statistics=True)
     if name == "depthwise_conv_backward":
         return make_backward_sample(case, dtype).arguments
+    if name in VECTOR_OPS:
+        return vector_arguments(name, case.channels, vector_dtype(dtype))
     return element_wise_arguments(name, case, dtype)
 
 
@@ -96,13 +115,21 @@ def test_opcheck_without_optional_arguments(options: dict[str, bool]) -> None:
     opcheck(ops.depthwise_conv_backward.default, (), sample.arguments)
 
 
+def test_opcheck_of_vectors_without_optional_arguments() -> None:
+    arguments = vector_arguments("batch_norm_affine", 9, torch.float32)
+    arguments |= {"weight": None, "bias": None, "count": 0}
+    opcheck(ops.batch_norm_affine.default, (), arguments)
+    *_, unbiased_var = ops.batch_norm_affine(**arguments)
+    assert unbiased_var.shape == (0,)
+
+
 @over_cases(("transposed", "empty_batch", "stride_wider_than_kernel"))
 def test_opcheck_with_epilogue(case: ConvCase) -> None:
     epilogue = make_map(case.channels, torch.float32, "relu")
     opcheck(ops.depthwise_conv.default, (), forward_arguments(case, epilogue=epilogue))
 
 
-@over_ops
+@pytest.mark.parametrize("name", [name for name in OP_NAMES if name not in VECTOR_OPS])
 @over_cases(
     (
         "contiguous", "sliced", "sliced_channels", "transposed", "expanded_batch", "expanded_map",
@@ -134,7 +161,7 @@ def test_reference_computes_the_same(name: str) -> None:
 def test_differentiating_an_op_is_not_silent(name: str) -> None:
     """Autograd lives outside of the ops; torch warns about ops that have no formula."""
     arguments = arguments_of(name, case_named("channels_9"))
-    arguments["input"].requires_grad_()
+    arguments["mean" if name in VECTOR_OPS else "input"].requires_grad_()
     results = getattr(ops, name)(**arguments)
     first: Tensor = results[0] if isinstance(results, tuple) else results
     with pytest.warns(UserWarning, match=f"{name}: an autograd kernel was not registered"):

@@ -98,6 +98,32 @@ OptionalTensor check_vector(const char* op, const std::string& name, const Optio
   return checked;
 }
 
+void check_first_vector(const char* op, const char* name, const Tensor& t) {
+  if (t.dim() != 1 || t.size(0) < 1) {
+    fail(op, name, " must be [C] with C >= 1, got ", shape_text(t));
+  }
+  if (t.scalar_type() != ScalarType::Float && t.scalar_type() != ScalarType::Double) {
+    fail(op, name, " must be float32 or float64, got ", dtype_text(t.scalar_type()));
+  }
+}
+
+Tensor check_vector_like(const char* op, const char* name, const Tensor& t, const char* first_name,
+                         const Tensor& first) {
+  if (t.dim() != 1 || t.size(0) != first.size(0)) {
+    fail(op, name, " must be [C] = [", first.size(0), "] like ", first_name, ", got ",
+         shape_text(t));
+  }
+  if (t.scalar_type() != first.scalar_type()) {
+    fail(op, name, " must be ", dtype_text(first.scalar_type()), " like ", first_name, ", got ",
+         dtype_text(t.scalar_type()));
+  }
+  if (device_text(t) != device_text(first)) {
+    fail(op, name, " must be on ", device_text(first), " like ", first_name, ", got ",
+         device_text(t));
+  }
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
 void check_together(const char* op, const std::string& names, bool first, bool second) {
   if (first != second) {
     fail(op, names, " must be given together, got only the ", first ? "first" : "second");

@@ -38,6 +38,13 @@ Tensor check_vector(const char* op, const std::string& name, const Tensor& t, co
 OptionalTensor check_vector(const char* op, const std::string& name, const OptionalTensor& t,
                             const Tensor& input);
 
+// A vector [C] of float32 or float64, which the op's other vectors have to be like.
+void check_first_vector(const char* op, const char* name, const Tensor& t);
+
+// A vector like `first`, which is called `first_name`; returns it dense.
+Tensor check_vector_like(const char* op, const char* name, const Tensor& t, const char* first_name,
+                         const Tensor& first);
+
 // Two arguments that only make sense together.
 void check_together(const char* op, const std::string& names, bool first, bool second);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bindings/batch_norm.h"
+#include "bindings/batch_norm_vectors.h"
 #include "bindings/depthwise_conv.h"
 #include "kernels/cuda/kernels.h"
 
@@ -16,6 +17,8 @@ void implement_cuda_ops(Library& m) {
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Device>));
   m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Device>));
   m.impl("scale_shift_act_backward", TORCH_BOX(&scale_shift_act_backward<Device>));
+  m.impl("batch_norm_affine", TORCH_BOX(&batch_norm_affine<Device>));
+  m.impl("batch_norm_gradient_map", TORCH_BOX(&batch_norm_gradient_map<Device>));
 }
 
 struct CudaKernels {
@@ -69,6 +72,22 @@ struct CudaKernels {
   }
   static cudaError_t launch(const ScaleShiftActBackwardArgs& args, cudaStream_t stream) {
     return cuda::scale_shift_act_backward(args, stream);
+  }
+
+  static const char* name_of(const BatchNormAffineArgs&) { return "batch_norm_affine"; }
+  static int64_t workspace_bytes(const BatchNormAffineArgs& args) {
+    return cuda::batch_norm_affine_workspace_bytes(args);
+  }
+  static cudaError_t launch(const BatchNormAffineArgs& args, cudaStream_t stream) {
+    return cuda::batch_norm_affine(args, stream);
+  }
+
+  static const char* name_of(const BatchNormGradientMapArgs&) { return "batch_norm_gradient_map"; }
+  static int64_t workspace_bytes(const BatchNormGradientMapArgs& args) {
+    return cuda::batch_norm_gradient_map_workspace_bytes(args);
+  }
+  static cudaError_t launch(const BatchNormGradientMapArgs& args, cudaStream_t stream) {
+    return cuda::batch_norm_gradient_map(args, stream);
   }
 };
 

@@ -111,6 +111,10 @@ struct Cpu {
   static const auto& op_for(const ScaleShiftActBackwardArgs&) {
     return cpu::kernels().scale_shift_act_backward;
   }
+  static const auto& op_for(const BatchNormAffineArgs&) { return cpu::kernels().batch_norm_affine; }
+  static const auto& op_for(const BatchNormGradientMapArgs&) {
+    return cpu::kernels().batch_norm_gradient_map;
+  }
 };
 
 }  // namespace mobilenet_ext

@@ -1,6 +1,7 @@
 // All schemas of the library, and the CPU kernels registered under them. Ops are functional: they
 // mutate nothing. Activations: 0 none, 1 relu, 2 relu6. Results that were not asked for are [0].
 #include "bindings/batch_norm.h"
+#include "bindings/batch_norm_vectors.h"
 #include "bindings/depthwise_conv.h"
 #include "bindings/device_cpu.h"
 #include "bindings/mobilenet.h"
@@ -29,6 +30,12 @@ STABLE_TORCH_LIBRARY(mobilenet_ext, m) {
       "scale_shift_act_backward(Tensor grad_output, Tensor input, Tensor? scale, Tensor? shift, "
       "int activation, Tensor grad_scale, Tensor? raw_scale, Tensor? raw_shift) -> Tensor");
   m.def(
+      "batch_norm_affine(Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, "
+      "int count) -> (Tensor scale, Tensor shift, Tensor invstd, Tensor unbiased_var)");
+  m.def(
+      "batch_norm_gradient_map(Tensor grad_sum, Tensor grad_dot, Tensor scale, Tensor mean, "
+      "Tensor invstd, int count) -> (Tensor grad_weight, Tensor raw_scale, Tensor raw_shift)");
+  m.def(
       "mobilenet(Tensor input, Tensor weight, Tensor layers, int outputs, bool has_classifier, "
       "int activation) -> Tensor");
 }
@@ -40,6 +47,8 @@ STABLE_TORCH_LIBRARY_IMPL(mobilenet_ext, CPU, m) {
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Cpu>));
   m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Cpu>));
   m.impl("scale_shift_act_backward", TORCH_BOX(&scale_shift_act_backward<Cpu>));
+  m.impl("batch_norm_affine", TORCH_BOX(&batch_norm_affine<Cpu>));
+  m.impl("batch_norm_gradient_map", TORCH_BOX(&batch_norm_gradient_map<Cpu>));
   m.impl("mobilenet", TORCH_BOX(&mobilenet<Cpu>));
 }
 

@@ -1,5 +1,6 @@
-// Arguments of the batch-norm ops on a dense [pixels, C] matrix, i.e. an NHWC tensor.
-// Per-channel vectors are float (double for kFloat64); the caller owns all memory.
+// Arguments of the batch-norm ops on a dense [pixels, C] matrix, i.e. an NHWC tensor, and of those
+// on vectors alone. Per-channel vectors are float (double for kFloat64); the caller owns all
+// memory.
 #pragma once
 
 #include "kernels/depthwise_conv.h"
@@ -45,6 +46,39 @@ struct ScaleShiftActBackwardArgs {
   ScaleShiftAct map;
   GradientMap gradient_map;
   void* grad_input;  // [pixels, C]
+  void* workspace;
+};
+
+// scale = weight * invstd, shift = bias - mean * scale.
+struct BatchNormAffineArgs {
+  int64_t channels;
+  DType dtype;         // of all vectors: kFloat32 or kFloat64
+  const void* mean;    // [C]
+  const void* var;     // [C] biased
+  const void* weight;  // [C] or null: 1
+  const void* bias;    // [C] or null: 0
+  double eps;
+  double unbias;       // unbiased_var over var
+  void* scale;         // [C]
+  void* shift;         // [C]
+  void* invstd;        // [C]
+  void* unbiased_var;  // [C] or null: not needed
+  void* workspace;
+};
+
+// The parameters' gradients, and what the statistics send to the raw input: a GradientMap's terms.
+struct BatchNormGradientMapArgs {
+  int64_t channels;
+  DType dtype;           // of all vectors: kFloat32 or kFloat64
+  const void* grad_sum;  // [C] sum of dy
+  const void* grad_dot;  // [C] sum of dy * (raw - mean)
+  const void* scale;     // [C]
+  const void* mean;      // [C]
+  const void* invstd;    // [C]
+  double count;          // values of each channel
+  void* grad_weight;     // [C]
+  void* raw_scale;       // [C]
+  void* raw_shift;       // [C]
   void* workspace;
 };
 

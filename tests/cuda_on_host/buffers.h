@@ -184,4 +184,28 @@ void visit_buffers(ScaleShiftActBackwardArgs& args, Visit visit) {
   visit("grad_input", args.grad_input, matrix_bytes(args));
 }
 
+template <typename Visit>
+void visit_buffers(BatchNormAffineArgs& args, Visit visit) {
+  visit("mean", args.mean, vector_bytes(args));
+  visit("var", args.var, vector_bytes(args));
+  visit("weight", args.weight, vector_bytes(args));
+  visit("bias", args.bias, vector_bytes(args));
+  visit("scale", args.scale, vector_bytes(args));
+  visit("shift", args.shift, vector_bytes(args));
+  visit("invstd", args.invstd, vector_bytes(args));
+  visit("unbiased_var", args.unbiased_var, vector_bytes(args));
+}
+
+template <typename Visit>
+void visit_buffers(BatchNormGradientMapArgs& args, Visit visit) {
+  visit("grad_sum", args.grad_sum, vector_bytes(args));
+  visit("grad_dot", args.grad_dot, vector_bytes(args));
+  visit("scale", args.scale, vector_bytes(args));
+  visit("mean", args.mean, vector_bytes(args));
+  visit("invstd", args.invstd, vector_bytes(args));
+  visit("grad_weight", args.grad_weight, vector_bytes(args));
+  visit("raw_scale", args.raw_scale, vector_bytes(args));
+  visit("raw_shift", args.raw_shift, vector_bytes(args));
+}
+
 }  // namespace mobilenet_ext

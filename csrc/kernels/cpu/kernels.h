@@ -47,6 +47,8 @@ struct KernelTable {
   Op<ScaleShiftActArgs> scale_shift_act;
   Op<ScaleShiftActBackwardReduceArgs> scale_shift_act_backward_reduce;
   Op<ScaleShiftActBackwardArgs> scale_shift_act_backward;
+  Op<BatchNormAffineArgs> batch_norm_affine;
+  Op<BatchNormGradientMapArgs> batch_norm_gradient_map;
   Program<MobileNetArgs> mobilenet;
 };
 

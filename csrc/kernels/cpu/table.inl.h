@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cpu/batch_norm.inl.h"
+#include "kernels/cpu/batch_norm_vectors.inl.h"
 #include "kernels/cpu/depthwise_conv.inl.h"
 #include "kernels/cpu/depthwise_conv_backward.inl.h"
 #include "kernels/cpu/mobilenet.inl.h"
@@ -18,6 +19,8 @@ constexpr KernelTable make_table(const char* name) {
           kScaleShiftAct,
           kScaleShiftActBackwardReduce,
           kScaleShiftActBackward,
+          kBatchNormAffine,
+          kBatchNormGradientMap,
           kMobileNet};
 }
 

@@ -31,4 +31,10 @@ cudaError_t scale_shift_act_backward_reduce(const ScaleShiftActBackwardReduceArg
 int64_t scale_shift_act_backward_workspace_bytes(const ScaleShiftActBackwardArgs& args);
 cudaError_t scale_shift_act_backward(const ScaleShiftActBackwardArgs& args, cudaStream_t stream);
 
+int64_t batch_norm_affine_workspace_bytes(const BatchNormAffineArgs& args);
+cudaError_t batch_norm_affine(const BatchNormAffineArgs& args, cudaStream_t stream);
+
+int64_t batch_norm_gradient_map_workspace_bytes(const BatchNormGradientMapArgs& args);
+cudaError_t batch_norm_gradient_map(const BatchNormGradientMapArgs& args, cudaStream_t stream);
+
 }  // namespace mobilenet_ext::cuda
