@@ -41,6 +41,22 @@ def has_cuda_kernel(op: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"mobilenet_ext::{op}", "CUDA")
 
 
+# For tests of modules, which take the kernels of the device that their tensors are on.
+over_devices = pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(why_no_gpu() is not None, reason=str(why_no_gpu())),
+            ],
+        ),
+    ],
+)
+
+
 def to_gpu(value: Any) -> Any:
     """A tensor on the GPU, with its strides, its offset and all that surrounds it in memory."""
     if not isinstance(value, Tensor):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from implementations import on_gpu
+from implementations import over_devices
 from models import images
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,8 +20,6 @@ from mobilenet_ext import FusedMobileNet, MobileNet
 # In forward and backward, however a device calls them.
 STOCK = re.compile(r"batch_norm|relu|hardtanh|clamp|threshold|depthwise")
 WAITS = {"_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal"}
-
-over_devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
 
 
 class Recorder(TorchDispatchMode):

@@ -22,72 +22,59 @@ void implement_cuda_ops(Library& m) {
 }
 
 struct CudaKernels {
-  static const char* name_of(const DepthwiseConvArgs&) { return "depthwise_conv"; }
-  static int64_t workspace_bytes(const DepthwiseConvArgs& args) {
-    return cuda::depthwise_conv_workspace_bytes(args);
+  template <typename Args>
+  static const char* name_of(const Args& args) {
+    return entry_of(args).name;
   }
-  static cudaError_t launch(const DepthwiseConvArgs& args, cudaStream_t stream) {
-    return cuda::depthwise_conv(args, stream);
+  template <typename Args>
+  static int64_t workspace_bytes(const Args& args) {
+    return entry_of(args).workspace_bytes(args);
   }
-
-  static const char* name_of(const DepthwiseConvBackwardArgs&) { return "depthwise_conv_backward"; }
-  static int64_t workspace_bytes(const DepthwiseConvBackwardArgs& args) {
-    return cuda::depthwise_conv_backward_workspace_bytes(args);
-  }
-  static cudaError_t launch(const DepthwiseConvBackwardArgs& args, cudaStream_t stream) {
-    return cuda::depthwise_conv_backward(args, stream);
+  template <typename Args>
+  static cudaError_t launch(const Args& args, cudaStream_t stream) {
+    return entry_of(args).run(args, stream);
   }
 
-  static const char* name_of(const BatchNormStatisticsArgs&) { return "batch_norm_statistics"; }
-  static int64_t workspace_bytes(const BatchNormStatisticsArgs& args) {
-    return cuda::batch_norm_statistics_workspace_bytes(args);
+ private:
+  template <typename Args>
+  struct Entry {
+    const char* name;
+    int64_t (*workspace_bytes)(const Args&);
+    cudaError_t (*run)(const Args&, cudaStream_t);
+  };
+
+  static Entry<DepthwiseConvArgs> entry_of(const DepthwiseConvArgs&) {
+    return {"depthwise_conv", cuda::depthwise_conv_workspace_bytes, cuda::depthwise_conv};
   }
-  static cudaError_t launch(const BatchNormStatisticsArgs& args, cudaStream_t stream) {
-    return cuda::batch_norm_statistics(args, stream);
+  static Entry<DepthwiseConvBackwardArgs> entry_of(const DepthwiseConvBackwardArgs&) {
+    return {"depthwise_conv_backward", cuda::depthwise_conv_backward_workspace_bytes,
+            cuda::depthwise_conv_backward};
+  }
+  static Entry<BatchNormStatisticsArgs> entry_of(const BatchNormStatisticsArgs&) {
+    return {"batch_norm_statistics", cuda::batch_norm_statistics_workspace_bytes,
+            cuda::batch_norm_statistics};
+  }
+  static Entry<ScaleShiftActArgs> entry_of(const ScaleShiftActArgs&) {
+    return {"scale_shift_act", no_bytes, cuda::scale_shift_act};
+  }
+  static Entry<ScaleShiftActBackwardReduceArgs> entry_of(const ScaleShiftActBackwardReduceArgs&) {
+    return {"scale_shift_act_backward_reduce",
+            cuda::scale_shift_act_backward_reduce_workspace_bytes,
+            cuda::scale_shift_act_backward_reduce};
+  }
+  static Entry<ScaleShiftActBackwardArgs> entry_of(const ScaleShiftActBackwardArgs&) {
+    return {"scale_shift_act_backward", no_bytes, cuda::scale_shift_act_backward};
+  }
+  static Entry<BatchNormAffineArgs> entry_of(const BatchNormAffineArgs&) {
+    return {"batch_norm_affine", no_bytes, cuda::batch_norm_affine};
+  }
+  static Entry<BatchNormGradientMapArgs> entry_of(const BatchNormGradientMapArgs&) {
+    return {"batch_norm_gradient_map", no_bytes, cuda::batch_norm_gradient_map};
   }
 
-  static const char* name_of(const ScaleShiftActArgs&) { return "scale_shift_act"; }
-  static int64_t workspace_bytes(const ScaleShiftActArgs& args) {
-    return cuda::scale_shift_act_workspace_bytes(args);
-  }
-  static cudaError_t launch(const ScaleShiftActArgs& args, cudaStream_t stream) {
-    return cuda::scale_shift_act(args, stream);
-  }
-
-  static const char* name_of(const ScaleShiftActBackwardReduceArgs&) {
-    return "scale_shift_act_backward_reduce";
-  }
-  static int64_t workspace_bytes(const ScaleShiftActBackwardReduceArgs& args) {
-    return cuda::scale_shift_act_backward_reduce_workspace_bytes(args);
-  }
-  static cudaError_t launch(const ScaleShiftActBackwardReduceArgs& args, cudaStream_t stream) {
-    return cuda::scale_shift_act_backward_reduce(args, stream);
-  }
-
-  static const char* name_of(const ScaleShiftActBackwardArgs&) {
-    return "scale_shift_act_backward";
-  }
-  static int64_t workspace_bytes(const ScaleShiftActBackwardArgs& args) {
-    return cuda::scale_shift_act_backward_workspace_bytes(args);
-  }
-  static cudaError_t launch(const ScaleShiftActBackwardArgs& args, cudaStream_t stream) {
-    return cuda::scale_shift_act_backward(args, stream);
-  }
-
-  static const char* name_of(const BatchNormAffineArgs&) { return "batch_norm_affine"; }
-  static int64_t workspace_bytes(const BatchNormAffineArgs& args) {
-    return cuda::batch_norm_affine_workspace_bytes(args);
-  }
-  static cudaError_t launch(const BatchNormAffineArgs& args, cudaStream_t stream) {
-    return cuda::batch_norm_affine(args, stream);
-  }
-
-  static const char* name_of(const BatchNormGradientMapArgs&) { return "batch_norm_gradient_map"; }
-  static int64_t workspace_bytes(const BatchNormGradientMapArgs& args) {
-    return cuda::batch_norm_gradient_map_workspace_bytes(args);
-  }
-  static cudaError_t launch(const BatchNormGradientMapArgs& args, cudaStream_t stream) {
-    return cuda::batch_norm_gradient_map(args, stream);
+  template <typename Args>
+  static int64_t no_bytes(const Args&) {
+    return 0;
   }
 };
 

@@ -36,7 +36,6 @@ cudaError_t batch_norm_statistics(const BatchNormStatisticsArgs& args, cudaStrea
   return run(args, stream);
 }
 
-int64_t scale_shift_act_workspace_bytes(const ScaleShiftActArgs&) { return 0; }
 cudaError_t scale_shift_act(const ScaleShiftActArgs& args, cudaStream_t stream) {
   return run(args, stream);
 }
@@ -50,7 +49,6 @@ cudaError_t scale_shift_act_backward_reduce(const ScaleShiftActBackwardReduceArg
   return run(args, stream);
 }
 
-int64_t scale_shift_act_backward_workspace_bytes(const ScaleShiftActBackwardArgs&) { return 0; }
 cudaError_t scale_shift_act_backward(const ScaleShiftActBackwardArgs& args, cudaStream_t stream) {
   return run(args, stream);
 }

@@ -36,12 +36,10 @@ cudaError_t launch_vectors(void (*of_float)(Args), void (*of_double)(Args), cons
 
 }  // namespace
 
-int64_t batch_norm_affine_workspace_bytes(const BatchNormAffineArgs&) { return 0; }
 cudaError_t batch_norm_affine(const BatchNormAffineArgs& args, cudaStream_t stream) {
   return launch_vectors(&affine_kernel<float>, &affine_kernel<double>, args, stream);
 }
 
-int64_t batch_norm_gradient_map_workspace_bytes(const BatchNormGradientMapArgs&) { return 0; }
 cudaError_t batch_norm_gradient_map(const BatchNormGradientMapArgs& args, cudaStream_t stream) {
   return launch_vectors(&gradient_map_kernel<float>, &gradient_map_kernel<double>, args, stream);
 }
