@@ -18,6 +18,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+_ops = torch.ops.mobilenet_ext
+
 ACTIVATIONS: dict[str | None, int] = {None: 0, "relu": 1, "relu6": 2}
 
 
@@ -134,9 +136,7 @@ def affine(
 ) -> tuple[Affine, Tensor]:
     """Turn parameters and statistics into scale and shift; the unbiased variance of `count`."""
     parameters = (x if x is None else x.to(mean.dtype) for x in (weight, bias))
-    scale, shift, invstd, unbiased_var = torch.ops.mobilenet_ext.batch_norm_affine(
-        mean, var, *parameters, eps, count
-    )
+    scale, shift, invstd, unbiased_var = _ops.batch_norm_affine(mean, var, *parameters, eps, count)
     return Affine(scale, shift, mean, invstd), unbiased_var
 
 
