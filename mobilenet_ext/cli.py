@@ -57,9 +57,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--output", type=pathlib.Path, default=pathlib.Path("runs/cifar10"), metavar="DIR")
     add("--alpha", type=float, default=1.0, help="width multiplier (default 1)")
     add("--epochs", type=int, default=1)
-    add("--batch-size", type=int, default=32)
+    add("--batch-size", type=int, default=64)
     add("--optimizer", choices=["sgd", "nadam"], default="sgd")
-    add("--lr", type=float, help="peak learning rate (default: sgd 0.1, nadam 0.003)")
+    add("--lr", type=float, help="peak learning rate (default: sgd 0.15, nadam 0.003)")
+    add("--shift", type=float, default=0.03, help="largest random shift, of height and width")
     add("--bn-momentum", type=float, default=0.1, help="0.1 by default; Keras has 0.01")
     add("--seed", type=int, default=0)
     add("--model", choices=["fused", "stock"], default="fused")
@@ -74,7 +75,7 @@ def _train(options: argparse.Namespace) -> int:
     from .data import DataError, load_cifar10
     from .train import Recipe, TrainingError, train
 
-    names = ("alpha", "epochs", "batch_size", "optimizer", "lr", "bn_momentum")
+    names = ("alpha", "epochs", "batch_size", "optimizer", "lr", "shift", "bn_momentum")
     more = ("seed", "model", "channels_last", "device")
     recipe = Recipe(**{name: getattr(options, name) for name in (*names, *more)})
     if options.threads:

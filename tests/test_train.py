@@ -56,7 +56,7 @@ def test_learns_and_writes_its_outputs(
 def test_seed_decides_and_stock_agrees(tmp_path: pathlib.Path) -> None:
     dataset = colourful(64, 0)
     # Steps this small keep rounding from growing: a fresh network is chaotic.
-    recipe = dataclasses.replace(RECIPE, epochs=1, optimizer="sgd", lr=1e-6)
+    recipe = dataclasses.replace(RECIPE, epochs=1, lr=1e-6)
     first = train(recipe, dataset, dataset, tmp_path)
     again = train(recipe, dataset, dataset, tmp_path)
     other = train(dataclasses.replace(recipe, seed=1), dataset, dataset, tmp_path)
@@ -79,6 +79,7 @@ def test_not_a_number_stops(tmp_path: pathlib.Path) -> None:
     [
         ({"batch_size": 33}, "from 2 to the 32 training images, got 33"),
         ({"batch_size": 1}, "batch size must be from 2"),
+        ({"shift": -0.1}, "shift must be in"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"model": "other"}, "model must be one of"),
         ({"optimizer": "adam"}, "optimizer must be one of"),
@@ -106,12 +107,17 @@ def test_schedule_warms_up_and_ends_at_nothing() -> None:
     assert rates[-1] < 1e-3
 
 
-def test_only_weights_decay() -> None:
+def test_only_weights_decay_and_the_classifier_learns_slowly() -> None:
     model = FusedMobileNet(10, 0.25)
-    weights, vectors = training.make_optimizer(Recipe(optimizer="sgd"), model).param_groups
-    assert len(weights["params"]) == 28
-    assert len(vectors["params"]) == 2 * 27 + 1
+    recipe = Recipe(optimizer="sgd", lr=0.5)
+    weights, vectors, head = training.make_optimizer(recipe, model).param_groups
+    assert len(weights["params"]) == 27
+    assert len(vectors["params"]) == 2 * 27
+    assert {id(x) for x in head["params"]} == {id(x) for x in model.classifier.parameters()}
     assert vectors["weight_decay"] == 0.0
+    assert weights["weight_decay"] == head["weight_decay"] == 5e-4
+    assert weights["lr"] == vectors["lr"] == 0.5
+    assert head["lr"] == pytest.approx(0.01)
 
 
 def test_weights_replace_the_old_ones_whole(
