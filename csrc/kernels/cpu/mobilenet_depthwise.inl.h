@@ -95,26 +95,25 @@ void depthwise_row(const ConvShape& s, const DepthwiseRow& row) {
   }
 }
 
-// Output rows [rows.begin, rows.end), counted through all images, of the panels of channels
-// [channels.begin, channels.end). `input` is [images, H, W, pitch]; `output` begins with the first
-// of the rows.
+// Output rows [rows.begin, rows.end), counted through all images. `input` is [images, H, W, pitch];
+// `output` begins with the first of the rows.
 template <int kStride, Activation kActivation>
 void depthwise_rows(const MobileNetLayer& layer, const float* input, int64_t pitch, Range rows,
-                    Range channels, float* output) {
+                    float* output) {
   const ConvShape& s = layer.conv;
   DepthwiseRow row = {};
-  row.channels = channels.size();
+  row.channels = round_up(s.channels, kLanes<float>);
   row.tap_stride = round_to_panels(s.channels);
   row.pitch = pitch;
-  row.bias = layer.weight + 9 * row.tap_stride + channels.begin;
+  row.bias = layer.weight + 9 * row.tap_stride;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t image = r / s.out_height, top = r % s.out_height * kStride - s.pad_top;
     const int64_t first = max_of(0, -top), end = min_of(3, s.in_height - top);
-    row.output = output + (r - rows.begin) * s.out_width * pitch + channels.begin;
+    row.output = output + (r - rows.begin) * s.out_width * pitch;
     for (int64_t y = first; y < end; ++y) {
       const int64_t pixel = (image * s.in_height + top + y) * s.in_width;
-      row.input[y - first] = input + pixel * pitch + channels.begin;
-      row.weight[y - first] = layer.weight + y * 3 * row.tap_stride + channels.begin;
+      row.input[y - first] = input + pixel * pitch;
+      row.weight[y - first] = layer.weight + y * 3 * row.tap_stride;
     }
     if (end - first == 3) {
       depthwise_row<3, kStride, kActivation>(s, row);

@@ -1,5 +1,5 @@
 // How whole-network inference is divided: the batch into groups of images, a block into tiles of
-// rows or shares of channels. Everything follows from shapes and from the number of workers.
+// rows and shares of channels. Everything follows from shapes and from the number of workers.
 #pragma once
 
 #include "kernels/cpu/partition.h"
@@ -13,7 +13,7 @@ constexpr int64_t kFloatBytes = sizeof(float);
 constexpr int64_t kGroupBytes = 2 * 1024 * 1024;
 // A depthwise tile and the weights streaming past it share an L2 cache of 512 KB.
 constexpr int64_t kTileBytes = 416 * 1024;
-// A worker reads all of a block's weights for a tile: with fewer pixels it is better to share them.
+// A worker reads its share of the weights for each tile: fewer pixels would not be worth it.
 constexpr int64_t kMinTilePixels = 48;
 // Groups a worker gets at least when each takes whole groups: the last ones end unevenly.
 constexpr int64_t kMinGroupsPerWorker = 4;
@@ -30,6 +30,15 @@ inline int64_t map_floats(const ConvShape& conv, int64_t channels) {
   return conv.out_height * conv.out_width * map_pitch(channels);
 }
 
+// Floats of one image's largest map.
+inline int64_t largest_map_floats(const MobileNetArgs& args) {
+  int64_t floats = map_floats(args.stem.conv, args.stem.out_channels);
+  for (int64_t i = 0; i < args.block_count; ++i) {
+    floats = max_of(floats, map_floats(args.blocks[i].conv, args.blocks[i].out_channels));
+  }
+  return floats;
+}
+
 // Part `index` of `size` in `parts` parts as even as can be.
 inline Range share(int64_t index, int64_t parts, int64_t size) {
   return {index * size / parts, (index + 1) * size / parts};
@@ -39,27 +48,29 @@ inline const MobileNetLayer& last_layer(const MobileNetArgs& args) {
   return args.block_count ? args.blocks[args.block_count - 1] : args.stem;
 }
 
+// A block's items: tiles of rows x shares of output channels. An item computes the depthwise output
+// of its tile and its share of the pointwise product. Where there are too few rows for all workers,
+// they share the channels, each with a depthwise tile of its own: 9 multiply-adds more for each of
+// the C' / shares that follow, and cheaper than waiting for each other.
 struct BlockSchedule {
-  int64_t rows, tiles, workers;
-  int64_t in_panels, out_panels;
-  bool fused;  // depthwise and pointwise by the same worker, tile by tile
+  int64_t rows, tiles, shares;
+  int64_t tile_floats;  // of the largest depthwise tile
 
-  BlockSchedule(const MobileNetLayer& block, int64_t images, int64_t team)
-      : rows(images * block.conv.out_height),
-        workers(team),
-        in_panels(round_to_panels(block.conv.channels) / kPanel),
-        out_panels(round_to_panels(block.out_channels) / kPanel) {
-    const int64_t row = block.conv.out_width * map_pitch(block.conv.channels) * kFloatBytes;
-    tiles = min_of(rows, round_up(ceil_div(rows, max_of(1, kTileBytes / row)), workers));
-    const int64_t pixels = rows * block.conv.out_width;
-    fused = workers == 1 || (tiles % workers == 0 && pixels >= tiles * kMinTilePixels);
+  BlockSchedule(const MobileNetLayer& block, int64_t images, int64_t workers)
+      : rows(images * block.conv.out_height) {
+    const int64_t row = block.conv.out_width * map_pitch(block.conv.channels);
+    const int64_t fitting = max_of(1, kTileBytes / (row * kFloatBytes));
+    const int64_t fewest = ceil_div(rows, fitting);
+    tile_floats = min_of(rows, fitting) * row;
+    const int64_t most = max_of(1, rows * block.conv.out_width / kMinTilePixels);
+    tiles = workers == 1 ? fewest : round_up(fewest, workers);
+    if (tiles > most) tiles = max_of(fewest, most);
+    tiles = min_of(tiles, rows);
+    const int64_t panels = round_to_panels(block.out_channels) / kPanel;
+    shares = min_of(panels, ceil_div(workers, tiles));
   }
 
-  // Items of the two parts of a block, the second of which is empty when they are fused.
-  int64_t items(int64_t part) const {
-    if (fused) return part == 0 ? tiles : 0;
-    return min_of(workers, part == 0 ? in_panels : out_panels);
-  }
+  int64_t items() const { return tiles * shares; }
 };
 
 // Rows of the stem's output are cheap and many: a few items for each worker even out.
@@ -73,11 +84,7 @@ struct Groups {
   bool shared;  // all workers share each group; otherwise each has groups of its own
 
   explicit Groups(const MobileNetArgs& args) : batch(args.batch) {
-    int64_t floats = map_floats(args.stem.conv, args.stem.out_channels);
-    for (int64_t i = 0; i < args.block_count; ++i) {
-      floats = max_of(floats, map_floats(args.blocks[i].conv, args.blocks[i].out_channels));
-    }
-    const int64_t fitting = max_of(1, kGroupBytes / (floats * kFloatBytes));
+    const int64_t fitting = max_of(1, kGroupBytes / (largest_map_floats(args) * kFloatBytes));
     divide(min_of(fitting, ceil_div(batch, args.workers)));
     shared =
         args.workers > 1 && count % args.workers != 0 && count < kMinGroupsPerWorker * args.workers;
