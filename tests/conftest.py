@@ -1,4 +1,7 @@
-"""Fixtures that every test has: a fixed seed, and process-wide settings put back afterwards."""
+"""Fixtures that all tests share, and what pytest says in the end about the CUDA kernels.
+
+Every test starts from the same seed, and process-wide settings are put back after it.
+"""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 import torch
 from cuda_on_host.library import library
-from implementations import IMPLEMENTATIONS, Ops, why_no_gpu
+from implementations import IMPLEMENTATIONS, Gpu, Ops
 
 import mobilenet_ext
 
@@ -77,8 +80,7 @@ def pytest_terminal_summary(
         text = f"{ran} of {every} emulated on the host, in {library().orders} orders of threads"
     else:
         text = "none emulated on the host"
-    gpu = why_no_gpu()
-    text += "; not run on a GPU" if gpu else f"; run on {torch.cuda.get_device_name()}"
-    terminalreporter.write_line(f"CUDA kernels: {text}", yellow=bool(gpu))
+    text += f"; run on {torch.cuda.get_device_name()}" if Gpu.has_run else "; not run on a GPU"
+    terminalreporter.write_line(f"CUDA kernels: {text}", yellow=not Gpu.has_run)
     for kernel in sorted(kernels_not_run(config)):
         terminalreporter.write_line(f"CUDA kernel never run on the host: {kernel}", red=True)

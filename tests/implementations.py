@@ -96,6 +96,7 @@ class Gpu:
     """`ops.x(...)` is the op x on the GPU."""
 
     name = "gpu"
+    has_run = False  # any op, since the tests began
 
     def why_not(self) -> str | None:
         return why_no_gpu()
@@ -105,6 +106,7 @@ class Gpu:
             pytest.skip(f"{op} has no CUDA kernel")
 
         def run(*args: Any, **kwargs: Any) -> Any:
+            Gpu.has_run = True
             results = getattr(torch.ops.mobilenet_ext, op)(
                 *map(to_gpu, args), **{name: to_gpu(value) for name, value in kwargs.items()}
             )
