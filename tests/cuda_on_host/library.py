@@ -52,9 +52,7 @@ class Library:
         """Every instantiation of a __global__ function in the library."""
         listing = _output("nm", "--dynamic", "--defined-only", str(self.path)).splitlines()
         functions = [line.split()[-1] for line in listing if line.split()[-2] in "TW"]
-        names = "|".join(kernel_names())
-        pattern = re.compile(rf"::({names})[<(].*\)$")  # what follows would be a variable in it
-        return {name for name in _demangled(functions) if pattern.search(name)}
+        return {name for name in _demangled(functions) if _unqualified(name) in kernel_names()}
 
     def reached_barriers(self) -> set[str]:
         return set(self._c.cuda_on_host_reached_barriers().decode().split())
@@ -70,6 +68,7 @@ class Library:
         return out, error.decode()
 
 
+@functools.cache
 def kernel_names() -> set[str]:
     """The names of all __global__ functions in the sources."""
     pattern = r"__global__(?:\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\()?"
@@ -87,6 +86,12 @@ def library() -> Library:
 
 def _output(*command: str, text: str = "") -> str:
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def _unqualified(function: str) -> str:
+    """`f` of `void a::f<b<c>>(d(e))`."""
+    shorter = re.sub(r"<[^<>]*>|\([^()]*\)", "", function)
+    return shorter.split("::")[-1] if shorter == function else _unqualified(shorter)
 
 
 def _demangled(names: list[str]) -> set[str]:
