@@ -33,7 +33,11 @@ FLAGS = (
     "-DTORCH_TARGET_VERSION=0x020a000000000000ULL",
     *(["-Werror"] if os.environ.get("MOBILENET_EXT_WERROR") == "1" else []),
 )  # fmt: skip
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer")
+# An address may be computed that is not used in the end.
+SANITIZE = (
+    "-fsanitize=address,undefined", "-fno-sanitize=pointer-overflow", "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+)  # fmt: skip
 # torch hides what is in its headers; kernels stay visible, so that they can be named at run time.
 WITH_TORCH = [
     "-fvisibility=hidden",
