@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 Run = Callable[[], object]
+Clock = Callable[[Run, int], float]  # a run and the calls of a turn; the mean ms of a call
 
 
 @dataclass
@@ -27,8 +28,8 @@ class Timing:
         return statistics.median(mine / theirs for mine, theirs in pairs)
 
 
-def warm_up(run: Run, synchronize: Run | None, seconds: float = 0.1) -> float:
-    """Call `run` until it is warm; return the seconds of its fastest call."""
+def warm_up(run: Run, synchronize: Run | None, seconds: float) -> float:
+    """Call `run` for `seconds` until it is warm; return the seconds of its fastest call."""
     best, end, calls = math.inf, time.perf_counter() + seconds, 0
     while calls < 2 or (time.perf_counter() < end and calls < 1000):
         start = time.perf_counter()
@@ -40,12 +41,18 @@ def warm_up(run: Run, synchronize: Run | None, seconds: float = 0.1) -> float:
     return best
 
 
-def take_turn(run: Run, calls: int, synchronize: Run | None) -> tuple[float, float]:
+def take_turn(
+    run: Run, calls: int, synchronize: Run | None, clock: Clock | None = None
+) -> tuple[float, float]:
     """Return the typical and the least ms of `calls` calls.
 
     On a CPU every call is timed and the median taken. On a GPU the queue is filled and the whole
-    turn timed, so that launching overlaps with work as it does in use.
+    turn timed, so that launching overlaps with work as it does in use; or a clock of its own is
+    asked.
     """
+    if clock:
+        mean = clock(run, calls)
+        return mean, mean
     if synchronize:
         synchronize()
         start = time.perf_counter()
@@ -68,22 +75,24 @@ def interleave(
     rounds: int,
     min_time: float,
     synchronize: Run | None = None,
+    clock: Clock | None = None,
+    warm_time: float = 0.1,
     after_round: Callable[[int], None] = lambda number: None,
 ) -> dict[str, Timing]:
     """Time all `runs` in turns, each for about `min_time` seconds altogether.
 
     The first call of a turn is not counted: it finds another contender's data in the cache and
-    another runtime's threads still spinning.
+    another runtime's threads still spinning. Before all turns each runs for `warm_time` seconds.
     """
     calls = {}
     for name, run in runs.items():
-        seconds = warm_up(run, synchronize)
+        seconds = warm_up(run, synchronize, warm_time)
         calls[name] = max(1, min(10_000, round(min_time / rounds / seconds)))
     timings = {name: Timing() for name in runs}
     for number in range(rounds):
         for name, run in runs.items():
             run()
-            typical, least = take_turn(run, calls[name], synchronize)
+            typical, least = take_turn(run, calls[name], synchronize, clock)
             timings[name].rounds.append(typical)
             timings[name].best = min(timings[name].best, least)
         after_round(number)
