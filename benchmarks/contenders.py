@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mobilenet_ext import FusedMobileNet, MobileNet
+from mobilenet_ext._library import cuda_status, has_kernels
 
 OURS = "mobilenet_ext"
 
@@ -46,15 +47,22 @@ def forward_of(model: Callable[[Tensor], Tensor], problem: Problem, images: Tens
     return Contender(run, lambda: {"logits": run()[problem.rows]})
 
 
+def fused(problem: Problem) -> FusedMobileNet:
+    """Return our model, or raise `NotAvailable` where it would run stock PyTorch ops."""
+    if not has_kernels(torch.device(problem.point.device)):
+        raise NotAvailable(f"not every op has a kernel here; CUDA library: {cuda_status()}")
+    return cast("FusedMobileNet", problem.build(FusedMobileNet, channels_last=True))
+
+
 def mobilenet_ext(problem: Problem) -> Contender:
     """FusedMobileNet in eval mode, as it comes."""
-    model = problem.build(FusedMobileNet, channels_last=True)
+    model = fused(problem)
     return forward_of(model, problem, problem.inputs(channels_last=True))
 
 
 def mobilenet_ext_freeze(problem: Problem) -> Contender:
     """`FusedMobileNet.freeze()`."""
-    model = problem.build(FusedMobileNet, channels_last=True).freeze()
+    model = fused(problem).freeze()
     return forward_of(model, problem, problem.inputs(channels_last=True))
 
 
@@ -110,11 +118,12 @@ def training_step(
 ) -> Contender:
     """Return the contender whose run is forward, cross-entropy, backward and an SGD step.
 
-    Half precision is autocast with float32 weights, as one trains with it.
+    Half precision is autocast with float32 weights, as one trains with it; the loss of float16 is
+    scaled, by a constant, which plain SGD takes back with its learning rate.
     """
     point = problem.point
     labels = problem.labels.to(point.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4 / problem.loss_scale)
     precision: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if point.dtype != "float32":
         precision = torch.autocast(torch.device(point.device).type, DTYPES[point.dtype])
@@ -123,7 +132,7 @@ def training_step(
         optimizer.zero_grad(set_to_none=True)
         with precision:
             loss = F.cross_entropy(call(images), labels)
-        loss.backward()
+        (loss * problem.loss_scale).backward()
         optimizer.step()
         return loss
 
@@ -131,16 +140,22 @@ def training_step(
         optimizer.zero_grad(set_to_none=True)
         with precision:
             logits = call(images)
-        return backward_values(model, logits.float(), labels)
+        return backward_values(model, logits.float(), labels, problem.loss_scale)
 
     return Contender(run, check)
 
 
-def trained(factory: type[MobileNet], *, channels_last: bool) -> Builder:
-    """Return the builder of the training step of a `factory` model."""
+def mobilenet_ext_training(problem: Problem) -> Contender:
+    """The training step of FusedMobileNet."""
+    model = fused(problem)
+    return training_step(model, model, problem, problem.inputs(channels_last=True))
+
+
+def trained(*, channels_last: bool) -> Builder:
+    """Return the builder of the training step of stock PyTorch."""
 
     def build(problem: Problem) -> Contender:
-        model = problem.build(factory, channels_last=channels_last)
+        model = problem.build(MobileNet, channels_last=channels_last)
         return training_step(model, model, problem, problem.inputs(channels_last=channels_last))
 
     return build
@@ -156,9 +171,9 @@ INFERENCE: dict[str, Builder] = {
     "compile_max_autotune": compiled("max-autotune"),
 }
 TRAINING: dict[str, Builder] = {
-    OURS: trained(FusedMobileNet, channels_last=True),
-    "eager": trained(MobileNet, channels_last=False),
-    "eager_channels_last": trained(MobileNet, channels_last=True),
+    OURS: mobilenet_ext_training,
+    "eager": trained(channels_last=False),
+    "eager_channels_last": trained(channels_last=True),
     "compile": compiled(None),
     "compile_max_autotune": compiled("max-autotune"),
 }

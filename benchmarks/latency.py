@@ -25,6 +25,7 @@ from types import FrameType
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import contenders
+import graphs  # noqa: F401  (enters CUDA graphs as contenders)
 import machine
 import report
 import runtimes  # noqa: F401  (enters ONNX Runtime, OpenVINO and LiteRT as contenders)
@@ -132,16 +133,34 @@ def prepare(name: str, problem: Problem, limit: float) -> tuple[Result, Contende
         with time_limit(limit):
             contender = table[name](problem)
             wrong = problem.disagreements(contender.check())
+        seconds = time.perf_counter() - start
+        memory = peak_memory(contender, problem.point.device)
     except NotAvailable as error:
         return Result(name, "not available", str(error)), None
     except Exception as error:  # a peer that breaks is a finding, not the end of the benchmark
         cause = (str(error).strip().splitlines() or [""])[0][:200]
         return Result(name, "failed", f"{type(error).__name__}: {cause}"), None
-    seconds = time.perf_counter() - start
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         return Result(name, "disagrees", wrong[0] + more, seconds), None
-    return Result(name, "verified", "", seconds), contender
+    return Result(name, "verified", "", seconds, memory_mb=memory), contender
+
+
+def peak_memory(contender: Contender, device: str) -> float | None:
+    """Return the MB that one call allocates at its peak, on a GPU."""
+    if not device.startswith("cuda"):
+        return None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    contender.run()
+    return (torch.cuda.max_memory_allocated() - before) / 1e6 or None
+
+
+def prepare_gpu() -> None:
+    """Let cuDNN search for its best kernels; float32 means float32, for everybody."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def measure(point: Point, options: argparse.Namespace) -> PointResult:
@@ -150,10 +169,14 @@ def measure(point: Point, options: argparse.Namespace) -> PointResult:
     torch._dynamo.reset()
     table = contenders.TRAINING if point.mode == "training" else contenders.INFERENCE
     asked = options.peers or [name for name in table if name not in contenders.ON_REQUEST]
-    names = [name for name in table if is_ours(name) or name in asked]
+    ours = [name for name in table if is_ours(name) and name not in contenders.ON_REQUEST]
+    names = [name for name in table if name in ours or name in asked]
     results, ready = [], {}
     with Progress(point.label(), len(names) + options.rounds) as progress:
         problem = make_problem(point)
+        if point.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+            prepare_gpu()
         for name in names:
             result, contender = prepare(name, problem, options.build_limit)
             results.append(result)

@@ -1,16 +1,22 @@
-"""What the numbers were measured on: processor, versions, commit, date."""
+#!/usr/bin/env python3
+"""What the numbers were measured on: processor, GPU, versions, commit, date.
 
+python benchmarks/machine.py --device cuda --json machine.json
+"""
+
+import argparse
 import datetime
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 
 import torch
-
-import mobilenet_ext
 
 PACKAGES = ("torch", "numpy", "onnxruntime", "openvino", "ai-edge-litert")
 CONFIG = ("compiler", "instruction set", "CUDA library", "settings")  # rows of show_config to keep
@@ -22,6 +28,8 @@ def describe(device: str = "cpu") -> dict[str, object]:
         "cpu": cpu_model(),
         "cores": cores(),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "driver": driver() if device.startswith("cuda") else None,
+        "cuda": torch.version.cuda,
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES if version(name)},
@@ -37,6 +45,8 @@ def describe(device: str = "cpu") -> dict[str, object]:
 
 def config() -> dict[str, str]:
     """Return what `show_config` says about the kernels in use."""
+    import mobilenet_ext
+
     rows = [line.split("  ", 1) for line in mobilenet_ext.show_config().splitlines()]
     told = {row[0]: row[1].strip() for row in rows if len(row) == 2}
     return {name: told[name] for name in CONFIG if name in told}
@@ -57,6 +67,17 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def driver() -> str | None:
+    """Return the version of the GPU's driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[0] if lines else None
 
 
 def version(package: str) -> str | None:
@@ -90,3 +111,19 @@ def matmul_gflops(size: int = 768, seconds: float = 0.2) -> float:
         torch.mm(left, right, out=out)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best / 1e9
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the description."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=pathlib.Path, metavar="PATH", required=True)
+    options = parser.parse_args(arguments)
+    content = describe(options.device)
+    options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(content, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from mobilenet_ext import MobileNet
 
 GRADIENT = "grad "  # begins the names of gradients among the expected values
+# Multiplies the loss of float16 training, whose gradients would underflow.
+LOSS_SCALE = 1024.0
 # Largest error allowed, relative to the largest expected value (outputs, loss, running statistics).
 OUTPUT_TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.1}
 # Gradients, relative to their norm. Rounding flips ReLU6 masks near the kinks, which moves a few
@@ -53,6 +55,11 @@ class Problem:
         images = self.images.to(self.point.device, dtype)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout)
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied with before backward."""
+        return LOSS_SCALE if self.point.dtype == "float16" else 1.0
 
     def disagreements(self, found: dict[str, Tensor]) -> list[str]:
         """Return one line per value that is not what the float64 reference says, worst first."""
@@ -92,7 +99,10 @@ def construct(factory: type[MobileNet], point: Point) -> MobileNet:
 
 
 def make_problem(point: Point, seed: int = 0) -> Problem:
-    """Return the problem of `point`, its expected values computed by stock PyTorch in float64."""
+    """Return the problem of `point`, its expected values computed by stock PyTorch in float64.
+
+    On the point's device: at batch 256 a CPU would take minutes.
+    """
     generator = torch.Generator().manual_seed(seed)
     shape = (point.batch, 3, point.resolution, point.resolution)
     images = torch.randn(shape, generator=generator)
@@ -102,12 +112,14 @@ def make_problem(point: Point, seed: int = 0) -> Problem:
     problem = Problem(point, state, images, labels, rows, {})
     model = construct(MobileNet, point)
     model.load_state_dict(state)
-    model.double().train(point.mode == "training")
+    model.to(point.device, torch.float64).train(point.mode == "training")
+    exact = images.to(point.device, torch.float64)
     if point.mode == "training":
-        problem.expected = backward_values(model, model(images.double()), labels)
+        values = backward_values(model, model(exact), labels.to(point.device))
     else:
         with torch.inference_mode():
-            problem.expected = {"logits": model(images[rows].double())}
+            values = {"logits": model(exact[rows])}
+    problem.expected = {name: value.cpu() for name, value in values.items()}
     return problem
 
 
@@ -131,14 +143,21 @@ def lively_state(point: Point, generator: torch.Generator) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def backward_values(model: nn.Module, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Run backward; return the loss, every gradient and every running statistic."""
+def backward_values(
+    model: nn.Module, logits: Tensor, labels: Tensor, scale: float = 1.0
+) -> dict[str, Tensor]:
+    """Run backward of `scale` times the loss; return what `recorded_values` does."""
     loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    values = {"loss": loss.detach()}
+    (loss * scale).backward()
+    return recorded_values(model, loss, scale)
+
+
+def recorded_values(model: nn.Module, loss: Tensor, scale: float) -> dict[str, Tensor]:
+    """Return the loss, every gradient of it and every running statistic that a step has left."""
+    values = {"loss": loss.detach().clone()}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            values[GRADIENT + name] = parameter.grad.detach().clone()
+            values[GRADIENT + name] = parameter.grad.detach() / scale
     for name, buffer in model.named_buffers():
         if buffer.is_floating_point():
             values[name] = buffer.detach().clone()

@@ -19,6 +19,9 @@ class Result:
     ratio: float | None = None  # times ours: the median of the paired ratios
     images_per_s: float | None = None
     gflops: float | None = None  # inference: 2 x multiply-adds over the median time
+    # On a GPU: what a call allocates at its peak beyond what it finds. None where a graph, which
+    # keeps its memory, hides it.
+    memory_mb: float | None = None
     round_ms: list[float] = field(default_factory=list)
 
 
