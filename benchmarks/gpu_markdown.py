@@ -30,6 +30,8 @@ network, and rewrites this file:
 
 {COMMAND}"""
 
+MOST_CHARACTERS = 400  # of a cell
+
 Content = dict[str, Any]
 
 
@@ -92,8 +94,10 @@ def sanitizer(content: Content) -> str:
     for entry in content["sanitizer"]:
         errors = entry.get("errors")
         finished = f"{entry.get('calls', 0)} calls of {entry.get('ops', 0)} ops"
-        notes = "; ".join(entry.get("kinds", [])) or entry.get("reason", "")
+        notes = "; ".join([*entry.get("kinds", []), *filter(None, [entry["reason"]])])
         shown = "not finished" if errors is None else errors
+        if errors is not None and entry["status"] != "done":
+            shown = f"{errors}, but {entry['status']}"
         rows.append((entry["tool"], shown, finished, in_cell(notes)))
     return "## compute-sanitizer\n\n" + table(["tool", "errors", "watched", ""], rows)
 
@@ -178,7 +182,7 @@ def model_cells(result: Content) -> list[object]:
 def in_cell(text: str) -> str:
     """Return text that does not break a table, shortened."""
     flat = " ".join(text.split()).replace("|", "\\|")
-    return flat if len(flat) <= 300 else flat[:300] + " …"
+    return flat if len(flat) <= MOST_CHARACTERS else flat[:MOST_CHARACTERS] + " …"
 
 
 def markdown(content: Content, name: str) -> str:

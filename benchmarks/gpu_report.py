@@ -22,6 +22,7 @@ from typing import Any
 
 import machine
 from gpu_markdown import STATUS, write_status
+from gpu_sanitizer import is_clean
 from gpu_stages import DRY_RUN, ROOT, Content, Scale, plan, result_of
 from stages import Budget, run_stage
 
@@ -142,7 +143,7 @@ def is_good(content: Content) -> bool:
         all(entry["status"] == "done" for entry in content["stages"])
         and not tests.get("failed")
         and not tests.get("errors")
-        and all(entry.get("errors") == 0 for entry in content["sanitizer"])
+        and all(is_clean(entry) for entry in content["sanitizer"])
         and not any(row["disagreement"] or row["missing"] for row in content["kernels"])
     )
 

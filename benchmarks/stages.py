@@ -15,6 +15,7 @@ from typing import Any
 
 LEAST_SECONDS = 10.0  # a stage with less is not started
 LAST_LINES = 12
+MOST_CHARACTERS = 300  # the reason of a failure stands at the end
 
 
 @dataclass(frozen=True)
@@ -111,4 +112,5 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
 def last_lines(log: Path) -> str:
     """Return the end of a log on one line."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return " / ".join(line.strip() for line in lines[-LAST_LINES:] if line.strip())
+    text = " / ".join(line.strip() for line in lines[-LAST_LINES:] if line.strip())
+    return text if len(text) <= MOST_CHARACTERS else "… " + text[-MOST_CHARACTERS:]

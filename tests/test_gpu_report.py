@@ -58,6 +58,13 @@ def test_stages_are_done_or_say_why_not(tmp_path: Path) -> None:
     assert missing.status == "failed"
 
 
+def test_the_reason_of_a_failure_is_the_end_of_what_was_printed(tmp_path: Path) -> None:
+    code = "print('x' * 2000); raise ValueError('the very reason')"
+    outcome = run(stage("long", code), tmp_path)
+    assert outcome.reason.endswith("ValueError: the very reason")
+    assert len(outcome.reason) < 400
+
+
 def test_a_stage_out_of_time_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     child = f"import time; time.sleep(3); open({str(tmp_path / 'late')!r}, 'w')"
     code = (
@@ -187,6 +194,43 @@ def test_only_adds_to_what_an_earlier_run_of_the_same_commit_found(
     content = json.loads(path.read_text())
     assert [entry["name"] for entry in content["stages"]] == ["after"]
     assert not content["kernels"]
+
+
+def test_sanitizer_stage_runs_every_tool_and_reads_its_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a compute-sanitizer that finds one error with one tool and dies with another."""
+    import gpu_sanitizer
+
+    fake = tmp_path / "compute-sanitizer"
+    fake.write_text(
+        "#!/bin/sh\n"
+        "test $PYTORCH_NO_CUDA_MEMORY_CACHING = 1 || exit 9\n"
+        "echo '24 calls of 6 ops on cuda'\n"
+        "case $2 in\n"
+        "memcheck) echo '========= ERROR SUMMARY: 1 error'; test $3 = --report-api-errors ;;\n"
+        "racecheck) echo '========= RACECHECK SUMMARY: 0 hazards displayed (0 errors)' ;;\n"
+        "initcheck) exit 4 ;;\n"
+        "*) echo '========= ERROR SUMMARY: 0 errors' ;;\n"
+        "esac\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    output = tmp_path / "sanitizer.json"
+    assert gpu_sanitizer.main(["--json", str(output), "--limit", "30"]) == 1
+    found = {entry["tool"]: entry for entry in json.loads(output.read_text())}
+    summary = {tool: (entry["status"], entry["errors"]) for tool, entry in found.items()}
+    assert summary == {
+        "memcheck": ("done", 1),
+        "racecheck": ("done", 0),
+        "initcheck": ("failed", None),
+        "synccheck": ("done", 0),
+    }
+    assert [tool for tool in found if gpu_sanitizer.is_clean(found[tool])] == [
+        "racecheck",
+        "synccheck",
+    ]
+    assert found["racecheck"]["calls"] == 24
 
 
 def test_the_scripts_take_the_options_that_the_plan_gives_them(tmp_path: Path) -> None:

@@ -113,6 +113,14 @@ def model(mode: str, batch: int, dtype: str, *results: Any) -> Any:
     return {"point": point, "label": f"{mode} {batch} {dtype}", "results": list(results)}
 
 
+def watched(tool: str, errors: int | None, status: str, reason: str, **counts: int) -> Any:
+    texts = {"tool": tool, "status": status, "reason": reason}
+    return {**texts, "errors": errors, "kinds": [], **counts}
+
+
+COUNTS = {"passed": 7, "failed": 1, "errors": 0, "skipped": 2}
+
+
 def sample() -> Any:
     failed = {"status": "failed", "reason": "TimeoutError: a | b", "median_ms": None}
     return {
@@ -121,18 +129,11 @@ def sample() -> Any:
         "stages": [
             {"name": "tests", "status": "out of time", "seconds": 80.2, "reason": "stopped"}
         ],
-        "tests": {
-            "passed": 7,
-            "failed": 1,
-            "errors": 0,
-            "skipped": 2,
-            "failures": ["test_x: no"],
-            "skip_reasons": [],
-            "complete": False,
-        },
+        "tests": {**COUNTS, "failures": ["test_x: no"], "skip_reasons": [], "complete": False},
         "sanitizer": [
-            {"tool": "memcheck", "errors": 0, "calls": 120, "ops": 6, "kinds": [], "reason": ""},
-            {"tool": "racecheck", "errors": None, "kinds": [], "reason": "stopped after 60 s"},
+            watched("memcheck", 0, "done", "", calls=120, ops=6),
+            watched("racecheck", None, "out of time", "stopped after 60 s"),
+            watched("synccheck", 0, "failed", "exit status 1"),
         ],
         "kernels": [
             row("conv-statistics", "112/1/32", 85.0),
@@ -167,6 +168,7 @@ def test_status_has_every_result_beside_its_target() -> None:
         "| tests | out of time | 80 s | stopped |",
         "`pytest -m cuda`: 7 passed, 1 failed, 0 errors, 2 skipped; **the run was cut short**.",
         "| memcheck | 0 | 120 calls of 6 ops |  |",
+        "| synccheck | 0, but failed | 0 calls of 0 ops | exit status 1 |",
         "| racecheck | not finished | 0 calls of 0 ops | stopped after 60 s |",
         "| conv-statistics | 112/1/32 | 100.0 | 2500 | 85 | ≥ 85 | yes |",
         "| conv-statistics | 14/1/512 | 100.0 | 2500 | 80 | ≥ 80 | **no** |",
