@@ -4,7 +4,6 @@ Entered only where --peers names them. A graph is verified by replaying it, from
 weights, not by the calls that it was made of.
 """
 
-import inspect
 from collections.abc import Callable
 
 import torch
@@ -24,7 +23,7 @@ from contenders import (
 from problem import Problem, recorded_values
 from torch import Tensor
 
-from mobilenet_ext import FusedMobileNet, MobileNet
+from mobilenet_ext import MobileNet
 
 WARM_UPS = 3
 
@@ -69,10 +68,8 @@ def forward_graph(builder: Builder) -> Builder:
 
 
 def frozen_graph(problem: Problem) -> Contender:
-    """`FusedMobileNet.freeze()` in a graph: its own where it makes one, otherwise one made here."""
+    """`FusedMobileNet.freeze(cuda_graph=True)`."""
     needs_gpu(problem)
-    if "cuda_graph" not in inspect.signature(FusedMobileNet.freeze).parameters:
-        return forward_graph(INFERENCE[OURS + ".freeze"])(problem)
     frozen = fused(problem).freeze(cuda_graph=True)  # type: ignore[call-arg, unused-ignore]
     return forward_of(frozen, problem, problem.inputs(channels_last=True))
 

@@ -62,13 +62,13 @@ def blocks_per_multiprocessor(row: Row, threads: int) -> tuple[int, str]:
 
 
 def launch_bounds(sources: Path) -> dict[str, Bounds]:
-    """The launch bounds of every kernel in a folder, where they are numbers or constants there."""
+    """The launch bounds of every kernel in a folder, as far as they are numbers or constants."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(sources.rglob("*")))
     constants = {
         name: int(value) for name, value in re.findall(r"\bconstexpr \w+ (k\w+) = (\d+);", text)
     }
     found = {}
-    pattern = r"__global__\s+void\s+__launch_bounds__\(\s*(\w+)(?:,\s*(\w+))?\s*\)\s*(\w+)"
+    pattern = r"__global__\s+void\s+__launch_bounds__\(\s*(\w+)(?:,\s*([\w:]+))?\s*\)\s*(\w+)"
     for threads, blocks, kernel in re.findall(pattern, text):
         words = (threads, blocks or "0")
         values = [int(word) if word.isdigit() else constants.get(word) for word in words]

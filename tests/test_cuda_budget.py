@@ -173,12 +173,20 @@ def test_blocks_of_a_multiprocessor(row: Row, threads: int, expected: tuple[int,
     assert blocks_per_multiprocessor(row, threads) == expected
 
 
-def test_launch_bounds_are_those_of_the_sources() -> None:
+def test_launch_bounds_are_those_of_the_sources(tmp_path: Path) -> None:
     found = launch_bounds(cuda_budget.SOURCES)
     assert found["depthwise_conv_kernel"] == Bounds(128, 3)
     assert table([FAST], cuda_budget.SOURCES).splitlines()[-1] == (
         f"| `{FAST.kernel}` | sm_80 | 128 | 6400 | 0 | 0 | 128 | 4 | registers | 16 of 64 | 3 |"
     )
+
+    (tmp_path / "kernels.h").write_text(
+        "constexpr int kThreads = 96;\n"
+        "__global__ void __launch_bounds__(kThreads, Window::kMinBlocks)\n    f(Params p) {\n"
+        "__global__ void __launch_bounds__(64) g() {\n"
+        "__global__ void __launch_bounds__(kUnknown) h() {\n"
+    )
+    assert launch_bounds(tmp_path) == {"f": Bounds(96, 0), "g": Bounds(64, 0)}
     assert cuda_occupancy.line(FAST, None).endswith("| - | - | - | - | - |")
 
 

@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mobilenet_ext import FusedMobileNet
+from mobilenet_ext.inference import FrozenMobileNet
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 TINY = ["--batch", "1", "--threads", "1", "--rounds", "2", "--min-time", "0.002"]
 
@@ -210,6 +213,12 @@ def test_graphs_are_verified_from_the_weights_of_the_problem(
         table[name](problem)
     monkeypatch.setattr(graphs, "needs_gpu", lambda problem: None)
     monkeypatch.setattr(graphs, "capture", fake_capture)
+
+    def freeze(model: FusedMobileNet, *, cuda_graph: bool) -> FrozenMobileNet:
+        assert cuda_graph
+        return FrozenMobileNet(model)
+
+    monkeypatch.setattr(FusedMobileNet, "freeze", freeze)
     contender = table[name](problem)
     contender.run()
     assert problem.disagreements(contender.check()) == []
