@@ -3,7 +3,7 @@
 
     python benchmarks/gpu_report.py                           # builds first
     python benchmarks/gpu_report.py --no-build --output DIR   # the package is installed already
-    python benchmarks/gpu_report.py --no-build --only models  # adds to what an earlier run found
+    python benchmarks/gpu_report.py --no-build --resume       # what did not fit into the first run
 
 Writes GPU_STATUS.md and benchmarks/results/gpu-NAME.json anew after every stage. Exits with 0 when
 everything ran and was right, with 1 when not, and with 2 where there is no GPU.
@@ -94,6 +94,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-build", action="store_true", help="the package is installed already")
     parser.add_argument("--output", type=pathlib.Path, metavar="DIR", help="default: in the tree")
     parser.add_argument("--only", nargs="+", choices=groups, help="and keep the rest as it was")
+    parser.add_argument("--resume", action="store_true", help="leave out what is done already")
     parser.add_argument("--limit", type=float, default=570, help="seconds in all (default 570)")
     parser.add_argument(
         "--dry-run", metavar="DIR", type=pathlib.Path, help="try all stages on the CPU, tiny"
@@ -116,15 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = (output or ROOT / "benchmarks/results") / file_name(gpu["gpu"])
     status = (output or ROOT) / STATUS
     content = new_report(gpu, options.commit)
-    if options.only:
+    if options.only or options.resume:
         content = earlier_report(path, content["machine"]) or content
+    done = {entry["name"] for entry in content["stages"] if entry["status"] == "done"}
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     scale = DRY_RUN if options.dry_run else Scale()
     for step in plan(work, build=not options.no_build, scale=scale):
-        if options.only and step.group not in (*options.only, "build", "machine"):
+        name, needed = step.stage.name, step.group in ("build", "machine")
+        if not needed and options.only and step.group not in options.only:
             continue
-        name = step.stage.name
+        if not needed and options.resume and name in done:
+            continue
         print(f"{name} ({budget.left():.0f} s left)", flush=True)
         log, result = work / f"{name}.log", result_of(name, work)
         outcome = step.finish(run_stage(step.stage, budget, log, work), content, log, result)

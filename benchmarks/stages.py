@@ -15,6 +15,7 @@ from typing import Any
 
 LEAST_SECONDS = 10.0  # a stage with less is not started
 LAST_LINES = 12
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}  # what is in a buffer is lost when its process is ended
 MOST_CHARACTERS = 300  # the reason of a failure stands at the end
 
 
@@ -73,7 +74,7 @@ def run_stage(stage: Stage, budget: Budget, log: Path, folder: Path) -> Outcome:
             process = subprocess.Popen(
                 stage.command,
                 cwd=folder,
-                env={**os.environ, **stage.environment},
+                env={**os.environ, **UNBUFFERED, **stage.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -68,7 +68,7 @@ def test_the_reason_of_a_failure_is_the_end_of_what_was_printed(tmp_path: Path) 
 def test_a_stage_out_of_time_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
     child = f"import time; time.sleep(3); open({str(tmp_path / 'late')!r}, 'w')"
     code = (
-        "import subprocess, sys, time; print('started', flush=True);"
+        "import subprocess, sys, time; print('started');"
         f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
     )
     start = time.monotonic()
@@ -190,6 +190,14 @@ def test_only_adds_to_what_an_earlier_run_of_the_same_commit_found(
         "after",
     ]
     assert content["kernels"]
+    gpu_report.main([*output, "--commit", "abc", "--resume"])
+    content = json.loads(path.read_text())
+    assert [entry["name"] for entry in content["stages"]] == [
+        "kernels",
+        "after",
+        "hangs",
+        "breaks",
+    ]
     gpu_report.main([*again, "other"])
     content = json.loads(path.read_text())
     assert [entry["name"] for entry in content["stages"]] == ["after"]
