@@ -26,7 +26,7 @@ BUDGET = ROOT / "tests/cuda_budget.txt"
 SOURCES = ROOT / "csrc/kernels/cuda"
 ARCHS = ("80", "90", "120")
 # These kernels take what the fast ones do not, and may use local memory. All others may not.
-GENERIC = re.compile(r"\bAny\w+<|\bdouble\b")
+GENERIC = re.compile(r"\b[Aa]ny\w+<|\bdouble\b")
 ACTIVATIONS = ("none", "relu", "relu6")
 HEADER = """\
 # What ptxas says of every kernel, made by: python tests/cuda_budget.py --update

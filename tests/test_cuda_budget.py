@@ -96,7 +96,8 @@ def test_kernels_that_come_and_go_are_reported() -> None:
 def test_local_memory_is_for_generic_kernels_only() -> None:
     generic = FAST._replace(kernel="depthwise_conv_kernel<AnyWindow<float, 1>, true>", stack=8)
     double = FAST._replace(kernel="merge_moments_kernel<double>", spills=8)
-    assert local_memory([FAST, generic, double]) == []
+    function = FAST._replace(kernel="any_grad_input_kernel<float, 4>", stack=8)
+    assert local_memory([FAST, generic, double, function]) == []
     assert len(local_memory([FAST._replace(stack=8), FAST._replace(spills=4), CALLING])) == 3
 
 
