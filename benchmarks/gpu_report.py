@@ -27,6 +27,7 @@ from gpu_stages import DRY_RUN, ROOT, Content, Scale, plan, result_of
 from stages import Budget, run_stage
 
 SCHEMA = 1
+LIMIT, BUILD = 570, 130  # seconds: ten minutes, less what starting takes; what a build may take
 PROBE = """
 import json, torch
 found = torch.cuda.is_available()
@@ -95,12 +96,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=pathlib.Path, metavar="DIR", help="default: in the tree")
     parser.add_argument("--only", nargs="+", choices=groups, help="and keep the rest as it was")
     parser.add_argument("--resume", action="store_true", help="leave out what is done already")
-    parser.add_argument("--limit", type=float, default=570, help="seconds in all (default 570)")
+    limit = f"seconds in all (default {LIMIT}, or {LIMIT - BUILD} where the build came before)"
+    parser.add_argument("--limit", type=float, help=limit)
     parser.add_argument(
         "--dry-run", metavar="DIR", type=pathlib.Path, help="try all stages on the CPU, tiny"
     )
     parser.add_argument("--commit", help="what is measured, where git does not tell")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.limit is None:
+        options.limit = LIMIT - BUILD if options.no_build else LIMIT
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

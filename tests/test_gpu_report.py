@@ -111,6 +111,14 @@ def test_without_a_gpu_one_line_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "out").exists()
 
 
+def test_a_build_and_all_stages_fit_into_ten_minutes() -> None:
+    import gpu_report
+
+    assert gpu_report.parse([]).limit < 600
+    assert gpu_report.parse(["--no-build"]).limit + gpu_report.BUILD < 600
+    assert gpu_report.parse(["--no-build", "--limit", "1800"]).limit == 1800
+
+
 @pytest.fixture
 def gpu_report(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import gpu_report
