@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Groups of taps are the slowest part of the grid.
 template <typename Taps>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     any_grad_weight_kernel(BackwardParams<typename Taps::A> params) {
   __shared__ typename Taps::Slots slots;
   const ConvPartition& p = params.partition;
