@@ -35,6 +35,7 @@ class PackedNetwork:
         for depthwise, pointwise in blocks:
             parts.append(packing.pack_depthwise(depthwise.weight, depthwise.bias))
             parts.append(packing.pack_matrix(pointwise.weight, pointwise.bias))
+        self._channels = stem.weight.shape[1]
         self._filters = [conv.weight.shape[0] for conv in (stem, *(last for _, last in blocks))]
         outputs = self._filters[-1]
         if classifier:
@@ -71,7 +72,12 @@ class PackedNetwork:
 
     def takes(self, input: Tensor) -> bool:
         """Tell whether the op runs on this input."""
-        return input.dtype == torch.float32 and input.dim() == 4 and input.is_cpu
+        return (
+            input.is_cpu
+            and input.dtype == torch.float32
+            and input.dim() == 4
+            and input.shape[1] == self._channels
+        )
 
     def arguments(self, input: Tensor) -> dict[str, Any]:
         """Return the op's arguments for an input [N, C, H, W]."""

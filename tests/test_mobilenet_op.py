@@ -206,6 +206,12 @@ def test_errors_in_a_layer(column: int, value: int, message: str) -> None:
     assert f"mobilenet: {message}" in str(error.value)
 
 
+def test_wrong_number_of_channels_is_the_networks_error() -> None:
+    frozen = make_pair()[1].freeze()
+    with pytest.raises(ValueError, match=r"FrozenMobileNet: input must be .* with C = 3"):
+        frozen(torch.zeros(1, 4, 32, 32))
+
+
 def test_what_the_op_does_not_take_goes_layer_by_layer() -> None:
     _, fused = make_pair()
     assert fused.freeze()._packed is not None
