@@ -14,10 +14,11 @@ from collections.abc import Sequence
 
 import torch
 from layers import Layer
-from op_cases import OPS, Data, Setting
+from op_cases import OPS, VECTOR_OPS, Data, Setting
 from ops import has_kernel
 from points import DTYPES
 
+CASES = {**OPS, **VECTOR_OPS}
 # Channels: whole vectors, more than a block of them, and neither.
 SHAPES = (Layer(9, 1, 12), Layer(8, 2, 16), Layer(17, 1, 72), Layer(6, 2, 7), Layer(1, 1, 5))
 
@@ -29,17 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cuda")
     device = parser.parse_args(arguments).device
-    names = [name for name, case in OPS.items() if has_kernel(case.op, device)]
+    names = [name for name, case in CASES.items() if has_kernel(case.op, device)]
     calls = 0
     for dtype in DTYPES:
         for layer in SHAPES:
             data = Data(layer, Setting(2, dtype, device))
             for name in names:
-                getattr(torch.ops.mobilenet_ext, OPS[name].op)(*OPS[name].arguments(data))
+                getattr(torch.ops.mobilenet_ext, CASES[name].op)(*CASES[name].arguments(data))
                 calls += 1
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    print(f"{calls} calls of {len({OPS[name].op for name in names})} ops on {device}", flush=True)
+    print(f"{calls} calls of {len({CASES[name].op for name in names})} ops on {device}", flush=True)
     return 0 if calls else 1
 
 

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from layers import Layer
+from op_modes import EPS, fused, stock
 from points import DTYPES
 from torch import Tensor
 
 from mobilenet_ext import reference
-from mobilenet_ext.functional import depthwise_conv_bn_relu
 
-EPS, MOMENTUM = 1e-3, 0.01
 RELU6 = 2
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.1}
 GRADIENT_SLACK = 30  # of whole modes: rounding moves values across ReLU6's kinks
@@ -132,6 +130,16 @@ def backward(data: Data) -> list[Any]:
     return [data.input(), data.input(), data.scale(), data.shift(), RELU6, *norm]
 
 
+def norm_of_statistics(data: Data) -> list[Any]:
+    """Scale and shift of a BatchNorm from mean and variance."""
+    return [data.shift(), data.scale().abs(), data.scale(), data.shift(), EPS, 100]
+
+
+def gradient_of_sums(data: Data) -> list[Any]:
+    """The terms of a BatchNorm's gradient from its two sums."""
+    return [data.shift(), data.shift(), data.scale(), data.shift(), data.scale(), 100]
+
+
 @dataclass(frozen=True)
 class OpCase:
     """One op with one choice of arguments."""
@@ -212,30 +220,6 @@ class ModeCase:
         return both
 
 
-def stock(x: Tensor, weight: Tensor, *vectors: Tensor, layer: Layer, training: bool) -> Tensor:
-    """Return relu6(bn(depthwise_conv(x))) from stock ops."""
-    bn_weight, bn_bias, running_mean, running_var = vectors
-    left, right, top, bottom = layer.padding
-    even = left == right == top == bottom
-    x = x if even else F.pad(x, (left, right, top, bottom))
-    raw = F.conv2d(x, weight, None, layer.stride, left if even else 0, groups=x.shape[1])
-    stats = (running_mean, running_var)
-    return F.relu6(F.batch_norm(raw, *stats, bn_weight, bn_bias, training, MOMENTUM, EPS))
-
-
-def fused(x: Tensor, *vectors: Tensor, layer: Layer, training: bool) -> Tensor:
-    """Return the same from our kernels."""
-    return depthwise_conv_bn_relu(
-        x,
-        *vectors,
-        stride=layer.stride,
-        padding=layer.padding,
-        training=training,
-        momentum=MOMENTUM,
-        eps=EPS,
-    )
-
-
 def copied(argument: Any) -> Any:
     """Return a map of its own; vectors and weights are small and shared."""
     return argument.clone() if isinstance(argument, Tensor) and argument.shape[2:] else argument
@@ -282,5 +266,10 @@ OPS = {
     "scale-shift-act": OpCase("scale_shift_act", scale_shift_act, (2, 0)),
     "scale-shift-act-reduce": OpCase("scale_shift_act_backward_reduce", backward_reduce, (2, 0)),
     "scale-shift-act-backward": OpCase("scale_shift_act_backward", backward, (3, 0)),
+}
+# On [C] alone: they have no bandwidth to speak of, but can go wrong.
+VECTOR_OPS = {
+    "batch-norm-affine": OpCase("batch_norm_affine", norm_of_statistics, (0, 0)),
+    "batch-norm-gradient-map": OpCase("batch_norm_gradient_map", gradient_of_sums, (0, 0)),
 }
 CASES: dict[str, ModeCase | OpCase] = {**MODES, **OPS}

@@ -177,7 +177,10 @@ def test_what_the_sanitizer_watches_runs(capsys: pytest.CaptureFixture[str]) -> 
     import gpu_small
 
     assert gpu_small.main(["--device", "cpu"]) == 0
-    assert capsys.readouterr().out == "120 calls of 6 ops on cpu\n"
+    assert capsys.readouterr().out == "150 calls of 8 ops on cpu\n"
+    registered = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
+    ours = {name.split("::")[1] for name in registered if name.startswith("mobilenet_ext::")}
+    assert {case.op for case in gpu_small.CASES.values()} == ours - {"mobilenet"}  # CPU only
 
 
 def fake_capture(run: Callable[[], object]) -> tuple[Callable[[], None], Tensor]:
