@@ -66,7 +66,8 @@ class _Graph:
                 function(self._input)
         stream.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # torch's own stream for this is on whichever device was first to need it.
+        with torch.cuda.graph(self._graph, stream=side):
             self._output = function(self._input)
 
     def __call__(self, input: Tensor) -> Tensor | list[Tensor]:
