@@ -57,15 +57,23 @@ def assert_step_is_near(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(why_not_on_host() is not None, reason=str(why_not_on_host()))
-def test_a_training_step_on_the_emulated_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    stock, fused = make_pair(torch.float64)
-    x = images(2, 3, 32, 32, dtype=torch.float64)
-    expected = step(stock, x)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=str
+)
+def test_a_training_step_on_the_emulated_kernels(
+    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a batch of which no value lies so near to a kink that rounding takes it across."""
+    torch.manual_seed(1)
+    stock, fused = make_pair()
+    x = images(4, 3, 32, 32)
+    expected = step(stock.double(), x.double())
     for module in (autograd, batch_norm):
         monkeypatch.setattr(module, "_ops", library().ops)
-    actual = step(fused, x)
-    assert_step_is_near(fused, stock, actual, expected, 1e-9)
+    actual = step(fused.to(dtype), x.to(dtype))
+    assert_step_is_near(fused, stock, actual, expected, tolerance)
 
 
 def gpu_pair() -> tuple[MobileNet, FusedMobileNet]:
@@ -74,20 +82,34 @@ def gpu_pair() -> tuple[MobileNet, FusedMobileNet]:
     return stock.double(), fused.to("cuda", memory_format=torch.channels_last)
 
 
+def gradient_errors(model: nn.Module, exact: nn.Module) -> Tensor:
+    """Relative errors of all gradients, by their norm."""
+    gradients = named_gradients(model)
+    return torch.stack(
+        [
+            (gradients[name].double().cpu() - expected).norm() / expected.norm()
+            for name, expected in named_gradients(exact).items()
+        ]
+    )
+
+
 @on_gpu
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(None, 1e-4), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)]
-)
-def test_training_step(dtype: torch.dtype | None, tolerance: float) -> None:
+@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
+def test_training_step(dtype: torch.dtype | None) -> None:
+    """As close to float64 as the stock network comes with the same precision."""
     exact, fused = gpu_pair()
+    stock = copy.deepcopy(exact).float().to("cuda", memory_format=torch.channels_last)
     x = images(8, 3, 96, 96)
-    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        loss = step(fused, x.cuda(), dtype)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allowed
-    assert_step_is_near(fused, exact, loss, step(exact, x.double()), tolerance)
+    exact_loss = step(exact, x.double())
+    losses = [step(model, x.cuda(), dtype).double().cpu() for model in (stock, fused)]
+    allowed = 2 * (losses[0] - exact_loss).abs() + (1e-3 if dtype is None else 5e-2)
+    assert (losses[1] - exact_loss).abs() <= allowed
+    errors = [gradient_errors(model, exact) for model in (stock, fused)]
+    assert errors[1].median() <= 2 * errors[0].median() + 1e-4
+    assert errors[1].max() <= 3 * errors[0].max() + 1e-2
+    buffers = dict(fused.named_buffers())
+    for name, expected in stock.named_buffers():
+        torch.testing.assert_close(buffers[name], expected, rtol=3e-2, atol=3e-2)
 
 
 @on_gpu
@@ -174,22 +196,21 @@ def test_a_training_step_can_be_captured() -> None:
 
 
 @on_gpu
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)]
-)
-def test_inference(dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_inference(dtype: torch.dtype) -> None:
+    """As close to float64 as the stock network comes with the same precision."""
     exact, fused = (model.eval() for model in gpu_pair())
     x = images(4, 3, 96, 96)
     expected = exact(x.double()).detach()
-    scale = expected.abs().max().item()
-    fused, x = fused.to(dtype), x.to("cuda", dtype)
+    stock, fused, x = copy.deepcopy(exact).to("cuda", dtype), fused.to(dtype), x.to("cuda", dtype)
     with torch.inference_mode():
+        error = (stock(x).double().cpu() - expected).abs().max()
         outputs = [fused(x), fused.freeze()(x), fused.freeze(cuda_graph=True)(x)]
+    floor = 1e-4 if dtype == torch.float32 else 2**-8
     for output in outputs:
         assert output.dtype == dtype
-        torch.testing.assert_close(
-            output.double().cpu(), expected, rtol=tolerance, atol=tolerance * scale
-        )
+        actual = (output.double().cpu() - expected).abs().max()
+        assert actual <= 2 * error + floor * expected.abs().max()
 
 
 @on_gpu
