@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads, Window::kMinBlocks)
 }
 
 template <typename Gather>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     any_grad_input_kernel(BackwardParams<typename Gather::A> params) {
   __shared__ typename Gather::Slots slots;
   const Place place(params.partition, params.args.shape.channels, Gather::kLanes);
