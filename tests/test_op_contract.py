@@ -83,7 +83,8 @@ def test_every_op_is_listed_here() -> None:
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("mobilenet_ext::")
     }
-    assert registered == set(OP_NAMES)
+    # Of a whole network, with tests of its own.
+    assert registered - {"mobilenet"} == set(OP_NAMES)
 
 
 @over_ops

@@ -95,7 +95,7 @@ void depthwise_row(const ConvShape& s, const DepthwiseRow& row) {
   }
 }
 
-// Output rows [rows.begin, rows.end), counted through all images. `input` is [images, H, W, pitch];
+// Output rows [rows.begin, rows.end), counted through all images. `input` is [images, H, W, pitch],
 // `output` begins with the first of the rows.
 template <int kStride, Activation kActivation>
 void depthwise_rows(const MobileNetLayer& layer, const float* input, int64_t pitch, Range rows,
