@@ -59,11 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def kernels_not_run(config: pytest.Config) -> set[str]:
+def kernels_not_run(config: pytest.Config) -> list[str]:
     """Those that --every-cuda-kernel complains about."""
     if not config.getoption("--every-cuda-kernel"):
-        return set()
-    return library().all_kernels() - library().launched_kernels()
+        return []
+    launched = library().launched_kernels()
+    return [name for at, name in library().all_kernels().items() if at not in launched]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

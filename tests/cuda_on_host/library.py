@@ -42,17 +42,22 @@ class Library:
         """How many orders of threads every kernel runs under."""
         return int(self._c.cuda_on_host_orders())
 
-    def launched_kernels(self) -> set[str]:
-        """Of `all_kernels`, those that have run since the library was loaded."""
-        names = _demangled(self._c.cuda_on_host_launched_kernels().decode().split())
-        return names & self.all_kernels()
+    def launched_kernels(self) -> set[int]:
+        """Where those kernels of `all_kernels` are that have run since the library was loaded."""
+        offsets = self._c.cuda_on_host_launched_kernels().decode().split()
+        return {int(offset, 16) for offset in offsets} & self.all_kernels().keys()
 
     @functools.cache  # noqa: B019  (there is one library)
-    def all_kernels(self) -> set[str]:
-        """Every instantiation of a __global__ function in the library."""
-        listing = _output("nm", "--dynamic", "--defined-only", str(self.path)).splitlines()
-        functions = [line.split()[-1] for line in listing if line.split()[-2] in "TW"]
-        return {name for name in _demangled(functions) if _unqualified(name) in kernel_names()}
+    def all_kernels(self) -> dict[int, str]:
+        """Every instantiation of a __global__ function, by where it is in the library."""
+        listing = _output("nm", "--demangle", "--defined-only", str(self.path)).splitlines()
+        symbols = [line.split(maxsplit=2) for line in listing]
+        functions = {int(at, 16): name for at, kind, name in symbols if kind in "tTwW"}
+        kernels = {
+            at: name for at, name in functions.items() if _unqualified(name) in kernel_names()
+        }
+        assert {_unqualified(name) for name in kernels.values()} == kernel_names()
+        return kernels
 
     def reached_barriers(self) -> set[str]:
         return set(self._c.cuda_on_host_reached_barriers().decode().split())
@@ -84,15 +89,11 @@ def library() -> Library:
     return Library(Path(chosen) if chosen else build())
 
 
-def _output(*command: str, text: str = "") -> str:
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _unqualified(function: str) -> str:
     """`f` of `void a::f<b<c>>(d(e))`."""
     shorter = re.sub(r"<[^<>]*>|\([^()]*\)", "", function)
     return shorter.split("::")[-1] if shorter == function else _unqualified(shorter)
-
-
-def _demangled(names: list[str]) -> set[str]:
-    return set(_output("c++filt", text="\n".join(names)).splitlines()) - {""}

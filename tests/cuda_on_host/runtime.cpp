@@ -9,6 +9,7 @@
 #include <numeric>
 #include <random>
 #include <set>
+#include <sstream>
 #include <stdexcept>
 #include <vector>
 
@@ -218,12 +219,6 @@ bool reach(const Site& site) {
   return runtime.ignored.empty() || text_of(site) != runtime.ignored;
 }
 
-std::string lines_of(const std::set<std::string>& texts) {
-  std::string lines;
-  for (const std::string& text : texts) lines += text + "\n";
-  return lines;
-}
-
 }  // namespace
 
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, size_t shared_bytes,
@@ -283,12 +278,21 @@ int lane_of_this_thread() { return runtime.current % warpSize; }
 void set_order(const Order& order) { runtime.order = order; }
 
 std::string launched_kernels() {
-  std::set<std::string> names;
-  for (const void* kernel : runtime.kernels) names.insert(name_of(kernel));
-  return lines_of(names);
+  std::ostringstream lines;
+  for (const void* kernel : runtime.kernels) {
+    Dl_info library = {};
+    dladdr(kernel, &library);
+    const auto begin = static_cast<const char*>(library.dli_fbase);
+    lines << std::hex << static_cast<const char*>(kernel) - begin << "\n";
+  }
+  return lines.str();
 }
 
-std::string reached_barriers() { return lines_of(runtime.barriers); }
+std::string reached_barriers() {
+  std::string lines;
+  for (const std::string& barrier : runtime.barriers) lines += barrier + "\n";
+  return lines;
+}
 
 void ignore_barrier(const std::string& site) { runtime.ignored = site; }
 

@@ -26,7 +26,7 @@ constexpr Order kOrders[] = {
 
 void set_order(const Order& order);
 
-// Mangled names of all kernels that have been launched, one a line.
+// Where in this library the kernels are that have been launched: hexadecimal, one a line.
 std::string launched_kernels();
 
 // All barriers that a thread has reached, one file:line a line.
