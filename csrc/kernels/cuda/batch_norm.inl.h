@@ -21,7 +21,7 @@ struct MatrixParams {
 };
 
 template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads, 8)
+__global__ void __launch_bounds__(kThreads, 5)
     statistics_kernel(MatrixParams<T, BatchNormStatisticsArgs> params) {
   using A = Accumulator<T>;
   const TilePartition& p = params.partition;
