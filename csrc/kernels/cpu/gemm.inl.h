@@ -13,13 +13,14 @@
 namespace mobilenet_ext::cpu {
 namespace {
 
-// Sums a core has registers for: 6 x 16 of AVX2's 16 registers, 12 x 16 of AVX-512's 32.
-constexpr int kPanelVectors = static_cast<int>(kPanel) / kLanes<float>;
+// Vectors of sums in a tile: 12 of AVX2's 16 registers, 24 of AVX-512's 32.
+constexpr int kTileSums = kLanes<float> == 16 ? 24 : kLanes<float> == 8 ? 12 : 8;
 constexpr int kMaxTileRows = kLanes<float> == 16 ? 12 : kLanes<float> == 8 ? 6 : 2;
+constexpr int kPanelVectors = static_cast<int>(kPanel) / kLanes<float>;
 
 // Panels side by side in a tile of so many rows.
 constexpr int tile_panels(int rows) {
-  const int most = kMaxTileRows / rows;
+  const int most = kTileSums / (rows * kPanelVectors);
   return most < 1 ? 1 : most < 4 ? most : 4;
 }
 
