@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.library import opcheck
 
-from mobilenet_ext import reference
+from mobilenet_ext import reference_ops
 
 ops = torch.ops.mobilenet_ext
 
@@ -154,7 +154,7 @@ def test_reference_computes_the_same(name: str) -> None:
     case = replace(case_named("stride_2_odd_map"), activation="relu6")
     arguments = arguments_of(name, case, torch.float64)
     schema = getattr(ops, name).default._schema
-    actual = getattr(reference, name)(*(arguments[x.name] for x in schema.arguments))
+    actual = getattr(reference_ops, name)(*(arguments[x.name] for x in schema.arguments))
     torch.testing.assert_close(actual, getattr(ops, name)(**arguments), rtol=1e-12, atol=1e-12)
 
 
