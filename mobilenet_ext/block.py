@@ -21,7 +21,7 @@ from .batch_norm import Affine, BatchNorm, Options, Statistics, Vectors
 from .dispatch import needs_grad
 from .double_backward import is_recorded, recorded_block, recorded_pointwise
 from .geometry import Conv
-from .pointwise import RawMap, pointwise_backward, pointwise_forward
+from .pointwise import PointwiseGradients, RawMap, pointwise_backward, pointwise_forward
 
 _ops = torch.ops.mobilenet_ext
 
@@ -116,19 +116,17 @@ class SeparableConv(Function):
         if is_recorded(block.bn, block.input_bn):
             return recorded_block(ctx, grad_output)
 
-        need_input, _, _, need_depthwise, need_pointwise, _, need_gamma, need_beta, *_ = (
-            ctx.needs_input_grad
-        )
-        need_input_gamma, need_input_beta = ctx.needs_input_grad[10:12]
+        need_input, _, _, need_depthwise, need_pointwise, _, *need = ctx.needs_input_grad
+        need_bn, need_input_bn = need[:2], need[4:6]
         input, depthwise_weight, pointwise_weight, *saved = ctx.saved_tensors
         vectors, input_vectors, raw = Vectors(*saved[:4]), Vectors(*saved[4:8]), saved[8]
         bn, input_bn = Affine(*saved[9:14]), Affine(*saved[14:])
         of_batch = vectors.mean is None
-        need_map = need_input or need_input_gamma or need_input_beta
+        need_map = need_input or any(need_input_bn)
         need_raw = need_map or need_depthwise
 
         gradients, input_gradients = Gradients(), Gradients()
-        need_sums = need_gamma or need_beta or (of_batch and need_raw)
+        need_sums = any(need_bn) or (of_batch and need_raw)
         dy = pointwise_backward(
             grad_output,
             raw,
@@ -143,45 +141,48 @@ class SeparableConv(Function):
             gradients = gradients_of(raw, bn, block.bn, *dy.sums)
         grad_input = grad_depthwise = None
         if need_raw:
-            mask = (None, None, 0) if dy.masked else (bn.scale, bn.shift, block.bn.activation)
-            grad_input, grad_depthwise, *sums = _ops.depthwise_conv_backward(
-                dy.input,
-                raw,
-                *mask,
-                bn.scale,
-                *gradients.raw_terms(of_batch),
-                input,
-                depthwise_weight,
-                input_bn.scale,
-                input_bn.shift,
-                input_bn.mean if need_map else None,
-                block.input_bn.activation,
-                *block.conv,
-                need_map,
-                need_depthwise,
+            terms = (bn.scale, *gradients.raw_terms(of_batch))
+            saved_maps = (input, raw, depthwise_weight)
+            grad_input, grad_depthwise, *sums = _depthwise_backward(
+                dy, saved_maps, bn, terms, input_bn, block, (need_map, need_depthwise)
             )
             if need_map:
                 input_gradients = gradients_of(input, input_bn, block.input_bn, *sums)
         if need_input:
-            grad_input = _ops.scale_shift_act_backward(
-                grad_input,
-                input,
-                *(None, None, 0),
-                input_bn.scale,
-                *input_gradients.raw_terms(input_vectors.mean is None),
-            )
+            terms = (input_bn.scale, *input_gradients.raw_terms(input_vectors.mean is None))
+            no_map = (None, None, 0)
+            grad_input = _ops.scale_shift_act_backward(grad_input, input, *no_map, *terms)
         return (
             grad_input if need_input else None,
-            None,
-            None,
+            *(None, None),
             grad_depthwise if need_depthwise else None,
             dy.weight if need_pointwise else None,
             None,
-            *gradients.of_parameters(need_gamma, need_beta),
+            *gradients.of_parameters(*need_bn),
             *(None, None),
-            *input_gradients.of_parameters(need_input_gamma, need_input_beta),
+            *input_gradients.of_parameters(*need_input_bn),
             *(None, None),
         )
+
+
+def _depthwise_backward(
+    dy: PointwiseGradients,
+    saved: tuple[Tensor, Tensor, Tensor],
+    bn: Affine,
+    terms: tuple[Tensor | None, ...],
+    input_bn: Affine,
+    block: Block,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor, ...]:
+    """Carry dy through bn and the depthwise convolution; `terms` are those of bn's backward."""
+    input, raw, weight = saved
+    mask = (None, None, 0) if dy.masked else (bn.scale, bn.shift, block.bn.activation)
+    mean = input_bn.mean if needs[0] else None
+    prologue = (input_bn.scale, input_bn.shift, mean, block.input_bn.activation)
+    results: tuple[Tensor, ...] = _ops.depthwise_conv_backward(
+        dy.input, raw, *mask, *terms, input, weight, *prologue, *block.conv, *needs
+    )
+    return results
 
 
 def run_block(

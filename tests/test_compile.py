@@ -7,7 +7,8 @@ import pytest
 import torch
 from cases import case_named, make_tensor, make_weight
 from models import images, make_pair, named_gradients
-from test_functional import call_unit, detached_copy, make_batch_norm
+from test_block import call_block, make_pointwise_weight
+from test_functional import detached_copy, make_batch_norm
 from torch import Tensor, nn
 
 from mobilenet_ext import functional
@@ -24,17 +25,18 @@ def compiled(function: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_unit(training: bool) -> None:
-    """Values, gradients and running statistics of the compiled unit."""
+def test_block(training: bool) -> None:
+    """Values, gradients and running statistics of the compiled block."""
     case = case_named("stride_2_keras_odd_map")
     norms = [make_batch_norm(case.channels, training=training) for _ in range(4)]
     bn, input_bn, other_bn, other_input_bn = norms[0], norms[1], *map(detached_copy, norms[:2])
-    leaves = [make_tensor(case.shape), make_weight(case), bn.weight, input_bn.bias]
+    pointwise = make_pointwise_weight(case.channels)
+    leaves = [make_tensor(case.shape), make_weight(case), pointwise, bn.weight, input_bn.bias]
     for leaf in leaves:
         leaf.requires_grad_()
     x, weight = leaves[:2]
-    expected = call_unit(x, input_bn, weight, bn, case)
-    actual = compiled(call_unit)(x, other_input_bn, weight, other_bn, case)
+    expected = call_block(x, input_bn, weight, bn, pointwise, case).tensor
+    actual = compiled(call_block)(x, other_input_bn, weight, other_bn, pointwise, case).tensor
     torch.testing.assert_close(actual, expected)
     grad = torch.randn(expected.shape)
     torch.testing.assert_close(

@@ -59,6 +59,26 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv(
   return {to_format(output, memory_format_of(input)), mean, var};
 }
 
+// What pointwise_conv_backward returns, allocated as far as it was asked for.
+struct PointwiseGradients {
+  Tensor grad_input, grad_weight, grad_sum, grad_dot;
+
+  PointwiseGradients(const PointwiseShape& s, const Tensor& input, bool need_grad_input,
+                     bool need_grad_weight, bool need_sums)
+      : grad_input(need_grad_input ? empty_nhwc(input, size_of(input))
+                                   : empty_vector(input, input.scalar_type(), 0)),
+        grad_weight(need_grad_weight ? empty_weight(input, s)
+                                     : empty_vector(input, input.scalar_type(), 0)),
+        grad_sum(empty_vector(input, accumulator_type(input), need_sums ? s.in_channels : 0)),
+        grad_dot(empty_vector(input, accumulator_type(input), need_sums ? s.in_channels : 0)) {}
+
+  static Tensor empty_weight(const Tensor& input, const PointwiseShape& s) {
+    const int64_t sizes[] = {s.out_channels, s.in_channels, 1, 1};
+    const int64_t strides[] = {s.in_channels, 1, 1, 1};
+    return empty_strided(input, input.scalar_type(), 4, sizes, strides);
+  }
+};
+
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
     const Tensor& grad_output, const OptionalTensor& output, const OptionalTensor& output_scale,
@@ -87,18 +107,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
   }
   const OptionalTensor mean = check_vector(op, "input_mean", input_mean, input);
 
-  const Tensor grad_input = need_grad_input ? empty_nhwc(input, size_of(input))
-                                            : empty_vector(input, input.scalar_type(), 0);
-  const int64_t sizes[] = {s.out_channels, s.in_channels, 1, 1};
-  const int64_t strides[] = {s.in_channels, 1, 1, 1};
-  const Tensor grad_weight = need_grad_weight
-                                 ? empty_strided(input, input.scalar_type(), 4, sizes, strides)
-                                 : empty_vector(input, input.scalar_type(), 0);
-  const int64_t sums = input_mean ? s.in_channels : 0;
-  const Tensor grad_sum = empty_vector(input, accumulator_type(input), sums);
-  const Tensor grad_dot = empty_vector(input, accumulator_type(input), sums);
-  if (!need_grad_input && !need_grad_weight) return {grad_input, grad_weight, grad_sum, grad_dot};
-
+  const PointwiseGradients to(s, input, need_grad_input, need_grad_weight, !!input_mean);
+  if (!need_grad_input && !need_grad_weight) {
+    return {to.grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
+  }
   const Tensor grad = to_nhwc(grad_output);
   OptionalTensor raw;
   if (output) raw.emplace(to_nhwc(*output));
@@ -114,14 +126,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
   args.weight = pointwise_weight(weight);
   args.prologue = prologue.map();
   args.input_mean = data_of(mean);
-  args.grad_input = need_grad_input ? grad_input.mutable_data_ptr() : nullptr;
-  args.grad_weight = need_grad_weight ? grad_weight.mutable_data_ptr() : nullptr;
-  args.grad_sum = input_mean ? grad_sum.mutable_data_ptr() : nullptr;
-  args.grad_dot = input_mean ? grad_dot.mutable_data_ptr() : nullptr;
+  args.grad_input = need_grad_input ? to.grad_input.mutable_data_ptr() : nullptr;
+  args.grad_weight = need_grad_weight ? to.grad_weight.mutable_data_ptr() : nullptr;
+  args.grad_sum = input_mean ? to.grad_sum.mutable_data_ptr() : nullptr;
+  args.grad_dot = input_mean ? to.grad_dot.mutable_data_ptr() : nullptr;
   Device::run(args, input);
   const MemoryFormat format =
       need_grad_input ? memory_format_of(input) : MemoryFormat::ChannelsLast;
-  return {to_format(grad_input, format), grad_weight, grad_sum, grad_dot};
+  return {to_format(to.grad_input, format), to.grad_weight, to.grad_sum, to.grad_dot};
 }
 
 }  // namespace mobilenet_ext

@@ -19,6 +19,16 @@ inline Values random_values(int64_t count) {
   return values;
 }
 
+// Float and double may disagree on which side of a kink a value lies; none shall lie on one.
+inline void keep_off_kinks(Values& input, Values& scale, const Values& shift) {
+  for (size_t i = 0; i < input.size(); ++i) {
+    const size_t c = i % scale.size();
+    if (std::fabs(scale[c]) < 0.1f) scale[c] = 1;
+    const auto pre = [&] { return double(input[i]) * scale[c] + shift[c]; };
+    while (std::fabs(pre()) < 1e-3 || std::fabs(pre() - 6) < 1e-3) input[i] += 0.1f;
+  }
+}
+
 // Runs all phases, splitting each phase's items over `parts` uneven parts with their own scratch.
 template <typename Args>
 void run_op(const Op<Args>& op, Args args, int parts) {
@@ -51,12 +61,7 @@ struct ConvCheck {
     scale = random_values(s.channels);
     shift = random_values(s.channels);
     grad = random_values(s.batch * s.out_height * s.out_width * s.channels);
-    // Float and double may disagree on which side of a kink a value lies; none shall lie on one.
-    for (size_t i = 0; i < input.size(); ++i) {
-      const int64_t c = i % s.channels;
-      if (std::fabs(scale[c]) < 0.1f) scale[c] = 1;
-      while (std::fabs(pre(i, c)) < 1e-3 || std::fabs(pre(i, c) - 6) < 1e-3) input[i] += 0.1f;
-    }
+    keep_off_kinks(input, scale, shift);
   }
 
   double pre(int64_t at, int64_t c) const { return double(input[at]) * scale[c] + shift[c]; }

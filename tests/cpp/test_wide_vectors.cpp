@@ -1,6 +1,7 @@
 // The source that AVX-512 compiles, with its 64-byte vectors, compiled for AVX2: so that machines
 // without AVX-512 test it too.
 #include "network_checks.h"
+#include "pointwise_checks.h"
 
 #define MOBILENET_EXT_VECTOR_BYTES 64
 #if defined(__x86_64__) && !defined(__clang__)
@@ -20,7 +21,8 @@ int main() {
 #endif
   mobilenet_ext::cpu::check_vectors();
   const auto table = mobilenet_ext::cpu::make_table("64-byte vectors");
-  const int wrong =
-      mobilenet_ext::cpu::check_table(table) + mobilenet_ext::cpu::check_network(table);
+  const int wrong = mobilenet_ext::cpu::check_table(table) +
+                    mobilenet_ext::cpu::check_pointwise(table) +
+                    mobilenet_ext::cpu::check_network(table);
   return wrong + mobilenet_ext::cpu::failures != 0;
 }
