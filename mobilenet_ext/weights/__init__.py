@@ -1,0 +1,7 @@
+"""Pretrained weights: reading and writing them, in this package's format and in others'."""
+
+from .errors import WeightsError
+from .load import load_pretrained
+from .own import save_pretrained
+
+__all__ = ["WeightsError", "load_pretrained", "save_pretrained"]
