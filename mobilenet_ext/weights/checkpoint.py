@@ -17,6 +17,7 @@ from ..model import MobileNet
 from ..preprocessing import Preprocessing
 from .errors import WeightsError, listed
 
+BACKGROUND_CLASSES = 1001
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -82,6 +83,27 @@ class Checkpoint:
     def _name(self, name: str) -> str:
         theirs = self.names.get(name)
         return name if theirs is None or theirs == name else f"{theirs} ({name})"
+
+    def drop_background(self) -> None:
+        """Leave out class 0 of ImageNet's 1,001, which stands for none of the others.
+
+        Raises:
+            WeightsError: there are not 1,001 classes.
+        """
+        classes = self.architecture.get("num_classes")
+        if classes != BACKGROUND_CLASSES:
+            raise WeightsError(
+                f"{self.source}: classifier.weight: expected {BACKGROUND_CLASSES} classes to drop "
+                f"the background from, found {classes}"
+            )
+        for name in ("classifier.weight", "classifier.bias"):
+            stored = self.tensors.get(name)
+            if stored is not None and stored.shape:
+                shape = (stored.shape[0] - 1, *stored.shape[1:])
+                self.tensors[name] = stored.map(shape, lambda value: value[1:])
+        self.architecture = {**self.architecture, "num_classes": classes - 1}
+        if self.class_names is not None:
+            self.class_names = self.class_names[1:]
 
     def drop_classifier(self) -> None:
         """Forget the classifier and the names of its classes."""

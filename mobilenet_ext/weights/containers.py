@@ -91,7 +91,8 @@ def open_safetensors(path: pathlib.Path) -> Iterator[Container]:
             dtype = NUMBER_TYPES.get(declared.get_dtype(), declared.get_dtype())
             return StoredTensor(tuple(declared.get_shape()), dtype, lambda: _get(path, file, name))
 
-        yield Container(path, {name: stored(name) for name in file.keys()}, file.metadata() or {})  # noqa: SIM118
+        names = list(file.keys())
+        yield Container(path, {name: stored(name) for name in names}, file.metadata() or {})
 
 
 def _get(path: pathlib.Path, file: Any, name: str) -> Tensor:

@@ -18,20 +18,43 @@ import torch
 from ..checks import require
 from ..fused_model import FusedMobileNet
 from .checkpoint import Checkpoint, declare
-from .containers import SAFETENSORS, TORCH, open_safetensors, open_torch, sniff
+from .containers import (
+    KERAS,
+    SAFETENSORS,
+    TORCH,
+    Container,
+    open_safetensors,
+    open_torch,
+    parse_json,
+    sniff,
+)
 from .errors import WeightsError, listed
+from .hdf5 import open_keras
+from .huggingface import MODEL_TYPE, is_huggingface, read_huggingface
+from .keras import read_keras
 from .own import is_own, read_own
+from .timm import is_timm, read_timm
 
+WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".h5", ".pt", ".pth")
 ARGUMENTS = tuple(inspect.signature(FusedMobileNet).parameters)
 
 
-def load_pretrained(path: str | os.PathLike[str], **overrides: Any) -> FusedMobileNet:
+def load_pretrained(
+    path: str | os.PathLike[str], *, drop_background: bool = False, **overrides: Any
+) -> FusedMobileNet:
     """Load a network with its weights, class names and preprocessing.
 
+    The format is told by the content: this package's own (`save_pretrained`), Keras's .h5, Hugging
+    Face's and timm's, as safetensors or as torch saves them. Nothing in a file is executed, and
+    nothing is read before its declared shape has been compared with the network's.
+
     Args:
-        path: a file that `save_pretrained` wrote. The format is told by the content.
+        path: a file, or a folder with `model.safetensors` or `pytorch_model.bin` and `config.json`.
+        drop_background: turn 1,001 classes into 1,000, without class 0 (TF-slim, Hugging Face).
         **overrides: arguments of FusedMobileNet that replace the file's. `num_classes` other than
             the file's gives a new classifier, with a warning; 0, or `features_only`, gives none.
+            A file without a classifier (Keras's `no_top`) gives a network without one.
 
     Returns:
         The network in training mode, on the CPU, in float32. `class_names` and `preprocessing`
@@ -40,26 +63,79 @@ def load_pretrained(path: str | os.PathLike[str], **overrides: Any) -> FusedMobi
     Raises:
         WeightsError: the file is damaged, or does not fit; names the tensors and shapes.
         ValueError: an override is no argument of FusedMobileNet, or out of range.
+        ImportError: safetensors or h5py is needed and not installed.
     """
     unknown = sorted(overrides.keys() - set(ARGUMENTS))
     require(not unknown, "load_pretrained: overrides", f"among {ARGUMENTS}", listed(unknown))
     with open_checkpoint(pathlib.Path(path)) as checkpoint:
+        if drop_background:
+            checkpoint.drop_background()
         return build(checkpoint, overrides)
 
 
 @contextmanager
 def open_checkpoint(path: pathlib.Path) -> Iterator[Checkpoint]:
-    """Yield what is in a file; its tensors can be read until the block ends.
+    """Yield what is in a file or folder; its tensors can be read until the block ends.
 
     Raises:
         WeightsError: the file is damaged or of no known format.
     """
+    if path.is_dir():
+        path = find_weights(path)
+    kind = sniff(path)
+    if kind == KERAS:
+        with open_keras(path) as layers:
+            yield read_keras(str(path), layers)
+        return
     openers = {SAFETENSORS: open_safetensors, TORCH: open_torch}
-    with openers[sniff(path)](path) as container:
-        if not is_own(container):
-            names = listed(sorted(container.tensors))
-            raise WeightsError(f"{path}: expected the tensors of a MobileNetV1, found {names}")
-        yield read_own(container)
+    with openers[kind](path) as container:
+        yield _read(container)
+
+
+def find_weights(folder: pathlib.Path) -> pathlib.Path:
+    """Return the file in a folder that has the weights, as Hugging Face and timm name it.
+
+    Raises:
+        WeightsError: there is none, or more than one of other names.
+    """
+    for name in WEIGHTS_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS_SUFFIXES]
+    if len(found) != 1:
+        names = listed([path.name for path in found]) or "none"
+        raise WeightsError(
+            f"{folder}: expected {' or '.join(WEIGHTS_NAMES)}, or else one file of weights, "
+            f"found {names}"
+        )
+    return found[0]
+
+
+def _read(container: Container) -> Checkpoint:
+    if is_own(container):
+        return read_own(container)
+    folder = container.path.parent
+    config = _read_json(folder / "config.json")
+    if is_huggingface(container):
+        theirs = config.get("model_type") == MODEL_TYPE
+        processor = _read_json(folder / "preprocessor_config.json") if theirs else {}
+        return read_huggingface(container, config if theirs else {}, processor)
+    if is_timm(container):
+        theirs = str(config.get("architecture", "")).startswith("mobilenetv1")
+        return read_timm(container, config if theirs else {})
+    names = listed(sorted(container.tensors)) or "none"
+    raise WeightsError(f"{container.path}: expected the tensors of a MobileNetV1, found {names}")
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Read an object beside the weights; none when it is not there."""
+    if not path.is_file():
+        return {}
+    try:
+        content = parse_json(str(path), path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path}: expected JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
 
 
 def build(checkpoint: Checkpoint, overrides: dict[str, Any]) -> FusedMobileNet:
