@@ -46,6 +46,9 @@ def test_round_trip(tmp_path: pathlib.Path, config: dict[str, Any]) -> None:
     for name, value in stock.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.safetensors"]
+    (tmp_path / "usual").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "usual", tmp_path / "new/x.safetensors")}
+    assert len(modes) == 1
 
 
 def test_everything_else_travels_along(tmp_path: pathlib.Path) -> None:
