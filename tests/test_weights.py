@@ -133,6 +133,11 @@ def test_a_failed_save_leaves_the_old_file(
 ) -> None:
     path = save_pretrained(MobileNet(7, 0.25), tmp_path / "x")
     before = path.read_bytes()
+    (tmp_path / "reader").hardlink_to(path)
+    save_pretrained(MobileNet(7, 0.25), path)
+    assert (tmp_path / "reader").read_bytes() == before != path.read_bytes()  # one still reading
+    (tmp_path / "reader").unlink()
+    before = path.read_bytes()
 
     def broken(state: object, place: pathlib.Path, **named: object) -> None:
         place.write_bytes(b"half")
