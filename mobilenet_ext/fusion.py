@@ -172,8 +172,8 @@ def unfuse(model: Model) -> Model:
     for module in model.modules():
         stock = {**own, **STOCK}.get(type(module))
         if stock is not None:
-            module.__dict__.pop("group", None)
-            module.__dict__.pop("_frozen", None)
+            for attribute in ("group", "_frozen", "_structure"):
+                module.__dict__.pop(attribute, None)
             module.__class__ = stock
     return model
 
