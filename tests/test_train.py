@@ -1,4 +1,4 @@
-"""The training loop on a small synthetic data set."""
+"""The training loop, its optimizers and its log, on a small synthetic data set."""
 
 import csv
 import dataclasses
@@ -10,21 +10,33 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from training_data import source
 
 from mobilenet_ext import FusedMobileNet, MobileNet
-from mobilenet_ext import train as training
-from mobilenet_ext.train import Recipe, TrainingError, train
+from mobilenet_ext.data.augment import normalize
+from mobilenet_ext.evaluation import evaluate
+from mobilenet_ext.training import (
+    RECIPES,
+    Epoch,
+    Recipe,
+    RunOptions,
+    TrainingError,
+    World,
+    optimizers,
+)
+from mobilenet_ext.training import train as run_training
+from mobilenet_ext.training.learner import Learner
+from mobilenet_ext.training.weights import save_weights
 
-RECIPE = Recipe(alpha=0.25, epochs=2, batch_size=16, optimizer="nadam", lr=3e-3)
+RECIPE = dataclasses.replace(
+    RECIPES["survey"], alpha=0.25, epochs=2, batch_size=16, lr=3e-3, bn_momentum=0.1
+)
+ALONE = World(0, 1, torch.device("cpu"))
 
 
-def colourful(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images whose colour gives their class away."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 10
-    colours = torch.tensor([[(n * k) % 7 * 36 for k in (1, 2, 3)] for n in range(10)])
-    noise = torch.randint(0, 40, (count, 3, 32, 32), generator=generator)
-    return (colours[labels][:, :, None, None] + noise).clamp(max=255).to(torch.uint8), labels
+def train(recipe: Recipe, images: int, folder: pathlib.Path, **options: object) -> list[Epoch]:
+    run = RunOptions(folder, overwrite=True, tensorboard=False)
+    return run_training(recipe, source(images), dataclasses.replace(run, **options), ALONE)
 
 
 def load_weights(folder: pathlib.Path) -> dict[str, Tensor]:
@@ -35,104 +47,199 @@ def load_weights(folder: pathlib.Path) -> dict[str, Tensor]:
 def test_learns_and_writes_its_outputs(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    validation = colourful(40, 1)
-    log = train(RECIPE, colourful(240, 0), validation, tmp_path / "run")
+    log = train(RECIPE, 240, tmp_path / "run")
     assert log[1].train_loss < 0.9 * log[0].train_loss
+    assert log[1].train_accuracy > 0.2
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in printed] == ["epoch 1", "epoch 2"]
     assert "validation accuracy" in printed[0]
     with (tmp_path / "run/log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["train_loss"]) for row in rows] == [epoch.train_loss for epoch in log]
-    assert json.loads((tmp_path / "run/recipe.json").read_text()) == dataclasses.asdict(RECIPE)
+    assert float(rows[1]["total_seconds"]) == pytest.approx(sum(epoch.seconds for epoch in log))
+    recipe = json.loads((tmp_path / "run/recipe.json").read_text())
+    assert recipe == dataclasses.asdict(RECIPE.resolved())
     assert not list((tmp_path / "run").glob("*.part"))
     model = MobileNet(10, 0.25)
     model.load_state_dict(load_weights(tmp_path / "run"))
-    loss, accuracy = training.evaluate(model, validation, RECIPE)
-    assert accuracy == log[1].validation_accuracy
-    assert loss == pytest.approx(log[1].validation_loss, rel=1e-3)
+    images, labels = next(source(240).validation(20, "unit"))
+    scores = evaluate(model, [(images, labels)], 10)
+    assert scores.accuracy == log[1].validation_accuracy
+    assert scores.loss == pytest.approx(log[1].validation_loss, rel=1e-3)
 
 
 def test_seed_decides_and_stock_agrees(tmp_path: pathlib.Path) -> None:
-    dataset = colourful(64, 0)
     # Steps this small keep rounding from growing: a fresh network is chaotic.
     recipe = dataclasses.replace(RECIPE, epochs=1, lr=1e-6)
-    first = train(recipe, dataset, dataset, tmp_path)
-    again = train(recipe, dataset, dataset, tmp_path)
-    other = train(dataclasses.replace(recipe, seed=1), dataset, dataset, tmp_path)
-    stock = train(dataclasses.replace(recipe, model="stock"), dataset, dataset, tmp_path)
+    first = train(recipe, 64, tmp_path)
+    again = train(recipe, 64, tmp_path)
+    other = train(dataclasses.replace(recipe, seed=1), 64, tmp_path)
+    stock = train(dataclasses.replace(recipe, model="stock"), 64, tmp_path)
     assert again[0].train_loss == first[0].train_loss
     assert other[0].train_loss != first[0].train_loss
     assert stock[0].train_loss == pytest.approx(first[0].train_loss, rel=1e-3)
 
 
 def test_not_a_number_stops(tmp_path: pathlib.Path) -> None:
-    dataset = colourful(160, 0)
     recipe = dataclasses.replace(RECIPE, optimizer="sgd", lr=1e30)
     with pytest.raises(TrainingError, match=r"loss became (nan|inf) in epoch 1, step \d+ of 10"):
-        train(recipe, dataset, dataset, tmp_path)
-    assert not (tmp_path / "log.csv").exists()
+        train(recipe, 160, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.json"}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 33}, "from 2 to the 32 training images, got 33"),
-        ({"batch_size": 1}, "batch size must be from 2"),
-        ({"shift": -0.1}, "shift must be in"),
+        ({"batch_size": 33}, r"at most the 32 training images, got 33 × 1"),
+        ({"accumulate": 3}, r"at most the 32 training images, got 16 × 3"),
+        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
+        ({"shift": -0.1}, r"shift must be in \[0, 1\), got -0.1"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be at least 0, got nan"),
         ({"model": "other"}, "model must be one of"),
-        ({"optimizer": "adam"}, "optimizer must be one of"),
+        ({"optimizer": "lamb"}, "optimizer must be one of"),
     ],
 )
 def test_impossible_recipes(
     tmp_path: pathlib.Path, change: dict[str, object], message: str
 ) -> None:
-    dataset = colourful(32, 0)
     with pytest.raises(TrainingError, match=message):
-        train(dataclasses.replace(RECIPE, **change), dataset, dataset, tmp_path)
+        train(dataclasses.replace(RECIPE, **change), 32, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_schedule_warms_up_and_ends_at_nothing() -> None:
+def rates(recipe: Recipe, epochs: int) -> list[float]:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    schedule = training.cosine_schedule(optimizer, 100)
-    rates = []
-    for _ in range(100):
-        rates.append(optimizer.param_groups[0]["lr"])
+    recipe = dataclasses.replace(recipe, epochs=epochs).resolved()
+    schedule = optimizers.make_schedule(recipe, optimizer, 10)
+    found = []
+    for _ in range(10 * epochs):
+        found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[10] == pytest.approx(1.0)
-    assert rates[-1] < 1e-3
+    return found
+
+
+def test_cosine_warms_up_and_ends_at_nothing() -> None:
+    found = rates(Recipe(), 10)
+    assert found[0] == pytest.approx(0.1)
+    assert max(found) == found[10] == pytest.approx(1.0)
+    assert found[55] == pytest.approx(0.5)
+    assert found[-1] < 1e-3
+
+
+def test_other_schedules() -> None:
+    assert set(rates(Recipe(scheduler="constant"), 2)) == {1.0}
+    linear = rates(Recipe(scheduler="linear", warmup_epochs=0.0), 2)
+    assert linear == pytest.approx([1 - step / 20 for step in range(20)])
+    step = rates(Recipe(scheduler="step", warmup_epochs=0.0), 4)
+    assert step == pytest.approx([1.0] * 20 + [0.1] * 10 + [0.01] * 10)
 
 
 def test_only_weights_decay_and_the_classifier_learns_slowly() -> None:
     model = FusedMobileNet(10, 0.25)
-    recipe = Recipe(optimizer="sgd", lr=0.5)
-    weights, vectors, head = training.make_optimizer(recipe, model).param_groups
+    groups = optimizers.make_optimizer(Recipe(lr=0.5).resolved(), model).param_groups
+    weights, vectors, head, bias = groups
     assert len(weights["params"]) == 27
     assert len(vectors["params"]) == 2 * 27
-    assert {id(x) for x in head["params"]} == {id(x) for x in model.classifier.parameters()}
-    assert vectors["weight_decay"] == 0.0
+    assert head["params"] == [model.classifier.weight]
+    assert bias["params"] == [model.classifier.bias]
+    assert vectors["weight_decay"] == bias["weight_decay"] == 0.0
     assert weights["weight_decay"] == head["weight_decay"] == 5e-4
     assert weights["lr"] == vectors["lr"] == 0.5
-    assert head["lr"] == pytest.approx(0.01)
+    assert head["lr"] == bias["lr"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("name", ["sgd", "nadam", "adam", "adamw", "rmsprop"])
+def test_every_optimizer_lowers_the_loss(name: str) -> None:
+    recipe = Recipe(alpha=0.25, optimizer=name, epochs=1, classifier_lr=0.5).resolved()
+    learner = Learner(recipe, 10, 8, ALONE)
+    images, labels = next(source(1).validation(20, "symmetric"))
+    learner.begin()
+    losses = [float(learner.update([(images, labels)], step)[0]) for step in range(8)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_accumulated_batches_count_like_one() -> None:
+    recipe = dataclasses.replace(RECIPE, optimizer="sgd", lr=0.1, freeze=True, dropout=0.0)
+    images, labels = next(source(1).validation(20, "symmetric"))
+    results = []
+    for parts in (1, 2):
+        learner = Learner(recipe.resolved(), 10, 1, ALONE)
+        learner.begin()
+        before = {name: value.clone() for name, value in learner.model.state_dict().items()}
+        batches = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+        loss, correct, count = learner.update(batches, 0).tolist()
+        results.append((learner.model.classifier.weight.clone(), loss, correct))
+        assert count == 20
+        after = learner.model.state_dict()
+        changed = [name for name in after if not torch.equal(after[name], before[name])]
+        assert changed == ["classifier.weight", "classifier.bias"]  # the rest is frozen
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-4, atol=1e-6)
+    assert results[0][1:] == pytest.approx(results[1][1:], rel=1e-5)
+
+
+def test_average_forgets_the_start_and_follows_all_tensors() -> None:
+    model = torch.nn.BatchNorm1d(2)
+    average = optimizers.make_average(model, 0.9)
+    values, expected = [1.0, 2.0, 4.0], 0.0
+    for count, value in enumerate(values):
+        with torch.no_grad():
+            model.weight.fill_(value)
+            model.running_mean.fill_(value)
+        model.num_batches_tracked.fill_(count)
+        average.update_parameters(model)
+        decay = min(0.9, (1 + count) / (10 + count)) if count else 0.0
+        expected = decay * expected + (1 - decay) * value
+    kept = average.module
+    assert kept.weight.tolist() == pytest.approx([expected] * 2)
+    assert kept.running_mean.tolist() == pytest.approx([expected] * 2)
+    assert kept.num_batches_tracked == 2
+
+
+def test_clipping_and_mixed_precision_train(tmp_path: pathlib.Path) -> None:
+    recipe = dataclasses.replace(
+        RECIPE, epochs=1, amp="bfloat16", grad_clip=1.0, ema_decay=0.9, label_smoothing=0.1
+    )
+    (epoch,) = train(recipe, 64, tmp_path)
+    assert 1 < epoch.train_loss < 10
+
+
+def test_validation_every_other_epoch(tmp_path: pathlib.Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=3)
+    log = train(recipe, 32, tmp_path, val_every=2)
+    assert [epoch.validation_loss is None for epoch in log] == [True, False, False]
+    assert (tmp_path / "log.csv").read_text().splitlines()[1].split(",")[3] == ""
+
+
+def test_a_run_is_not_overwritten_by_accident(tmp_path: pathlib.Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    train(recipe, 32, tmp_path)
+    before = load_weights(tmp_path)
+    with pytest.raises(TrainingError, match="holds a run already: --resume"):
+        train(dataclasses.replace(recipe, seed=1), 32, tmp_path, overwrite=False)
+    with pytest.raises(TrainingError, match="another recipe: seed was 0, now 1"):
+        train(dataclasses.replace(recipe, seed=1), 32, tmp_path, resume=True)
+    after = load_weights(tmp_path)
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_weights_replace_the_old_ones_whole(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = FusedMobileNet(10, 0.25)
-    path = training.save_weights(model, tmp_path)
+    path = save_weights(model, tmp_path)
     before = path.read_bytes()
 
-    def broken(*arguments: object, **named: object) -> None:
+    def broken(tensors: object, path: pathlib.Path, metadata: object) -> None:
+        path.write_bytes(before[:1000])
         raise OSError("disk full")
 
     monkeypatch.setattr("safetensors.torch.save_file", broken)
     with pytest.raises(OSError, match="disk full"):
-        training.save_weights(model, tmp_path)
+        save_weights(model, tmp_path)
     assert path.read_bytes() == before
 
 
@@ -140,7 +247,11 @@ def test_missing_safetensors_is_said_before_training(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    dataset = colourful(32, 0)
     with pytest.raises(TrainingError, match=r"pip install 'mobilenet_ext\[train\]'"):
-        train(RECIPE, dataset, dataset, tmp_path / "run")
+        train(RECIPE, 32, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_normalised_range_follows_the_recipe() -> None:
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    torch.testing.assert_close(normalize(pixels, "unit").flatten(), torch.tensor([0.0, 0.2, 1.0]))

@@ -1,0 +1,64 @@
+"""The network that a recipe starts from, ready for its device and its processes."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..fused_model import FusedMobileNet
+from ..model import MobileNet
+from .distributed import World
+from .errors import TrainingError
+from .recipe import Recipe
+
+TYPES: dict[str, type[MobileNet]] = {"fused": FusedMobileNet, "stock": MobileNet}
+
+
+def make_model(recipe: Recipe, num_classes: int, world: World) -> MobileNet:
+    """Return the network of a resolved recipe, on its device; the seed decides its weights."""
+    torch.manual_seed(recipe.seed)
+    model = TYPES[recipe.model](
+        num_classes, recipe.alpha, dropout=recipe.dropout, bn_momentum=recipe.bn_momentum
+    )
+    # As large as the features are, other weights would make the first losses huge.
+    if recipe.optimizer == "sgd":
+        nn.init.zeros_(cast("nn.Linear", model.classifier).weight)
+    if recipe.freeze:
+        model.requires_grad_(False)
+        model.classifier.requires_grad_(True)
+    model.to(world.device)
+    if recipe.channels_last:
+        cast("Any", model).to(memory_format=torch.channels_last)
+    if recipe.sync_bn and world.size > 1:
+        if recipe.model == "stock" and world.device.type == "cpu":
+            raise TrainingError("sync_bn: on the CPU only the fused model has it, got model stock")
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model
+
+
+def set_training(model: MobileNet, recipe: Recipe) -> None:
+    """Put the network into training mode; frozen parts keep their running statistics."""
+    model.train()
+    if recipe.freeze:
+        model.stem.eval()
+        model.blocks.eval()
+
+
+def wrap(model: MobileNet, recipe: Recipe, world: World) -> nn.Module:
+    """Return what the loop calls: with several processes DistributedDataParallel.
+
+    Without SyncBatchNorm it gives every process the running statistics of the first, so that one
+    checkpoint holds all there is to know.
+    """
+    if world.size == 1:
+        return model
+    devices = [world.device] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=not recipe.sync_bn
+    )
+
+
+def prepare(images: Tensor, recipe: Recipe, device: torch.device) -> Tensor:
+    """Return a batch on its device, in the recipe's memory format."""
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    return images.to(device, non_blocking=True).contiguous(memory_format=layout)
