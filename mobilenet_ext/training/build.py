@@ -1,5 +1,6 @@
 """The network that a recipe starts from, ready for its device and its processes."""
 
+import warnings
 from typing import Any, cast
 
 import torch
@@ -29,10 +30,6 @@ def make_model(recipe: Recipe, num_classes: int, world: World) -> MobileNet:
     model.to(world.device)
     if recipe.channels_last:
         cast("Any", model).to(memory_format=torch.channels_last)
-    if recipe.sync_bn and world.size > 1:
-        if recipe.model == "stock" and world.device.type == "cpu":
-            raise TrainingError("sync_bn: on the CPU only the fused model has it, got model stock")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 
 
@@ -47,15 +44,24 @@ def set_training(model: MobileNet, recipe: Recipe) -> None:
 def wrap(model: MobileNet, recipe: Recipe, world: World) -> nn.Module:
     """Return what the loop calls: with several processes DistributedDataParallel.
 
-    Without SyncBatchNorm it gives every process the running statistics of the first, so that one
-    checkpoint holds all there is to know.
+    It gives every process the running statistics of the first, so that one checkpoint holds all
+    there is to know.
+
+    Raises:
+        TrainingError: Stock SyncBatchNorm is wanted on the CPU.
     """
     if world.size == 1:
         return model
+    # A 1x1 kernel has the same memory in either format, and DistributedDataParallel warns anyway.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     devices = [world.device] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=devices, broadcast_buffers=not recipe.sync_bn
-    )
+    wrapped = nn.parallel.DistributedDataParallel(model, device_ids=devices)
+    if recipe.sync_bn:
+        if recipe.model == "stock" and world.device.type == "cpu":
+            raise TrainingError("sync_bn: on the CPU only the fused model has it, got model stock")
+        # In place, and only now: DistributedDataParallel refuses it on a CPU.
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return wrapped
 
 
 def prepare(images: Tensor, recipe: Recipe, device: torch.device) -> Tensor:

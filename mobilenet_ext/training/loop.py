@@ -238,5 +238,5 @@ class Trainer:
         self.log = [Epoch(**epoch) for epoch in saved["log"]]
         self.epoch, self.done = saved["epoch"], saved["done"]
         if self.world.is_first:
-            self.sums.copy_(torch.tensor(saved["sums"]))
+            self.sums.copy_(torch.tensor(saved["sums"], dtype=torch.float64))
         self.started = time.perf_counter() - saved["seconds"]
