@@ -7,14 +7,20 @@ from .config import show_config
 from .fused_model import FusedMobileNet
 from .inference import FrozenMobileNet
 from .model import MobileNet
+from .preprocessing import Preprocessing
+from .weights import WeightsError, load_pretrained, save_pretrained
 
 __all__ = [
     "FrozenMobileNet",
     "FusedMobileNet",
     "MobileNet",
+    "Preprocessing",
+    "WeightsError",
     "__version__",
     "functional",
+    "load_pretrained",
     "nn",
+    "save_pretrained",
     "show_config",
 ]
 

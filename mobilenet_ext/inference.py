@@ -20,6 +20,7 @@ from .geometry import Padding, conv_geometry
 from .model import FEATURE_BLOCKS, MobileNet
 from .nn import ConvBNReLU, is_intact
 from .packed_network import PackedNetwork
+from .preprocessing import Described
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -116,7 +117,7 @@ def fold_block(block: nn.Module) -> tuple[FoldedConv, FoldedConv]:
     return taps_first(fold(block.depthwise)), flat(fold(block.pointwise))
 
 
-class FrozenMobileNet(nn.Module):
+class FrozenMobileNet(Described, nn.Module):
     """Inference-only copy of a MobileNet or FusedMobileNet, as `freeze()` returns it.
 
     Owns folded weights, which later changes of the model do not reach, and never records gradients.
@@ -148,6 +149,7 @@ class FrozenMobileNet(nn.Module):
         self._graphs: CudaGraphs | None = None
         self.in_channels = model.stem.conv.in_channels
         self.features_only = model.features_only
+        self.class_names, self.preprocessing = model.class_names, model.preprocessing
         with torch.inference_mode(False), torch.no_grad():
             stem = type(model.stem)
             known = stem in (layers.ConvBNReLU, ConvBNReLU)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .checks import require
 from .geometry import Padding
 from .layers import ConvBNReLU, SeparableBlock
+from .preprocessing import Described
 
 if TYPE_CHECKING:
     from .inference import FrozenMobileNet
@@ -40,7 +41,7 @@ FEATURE_BLOCKS = (0, 2, 4, 10, 12)  # the last ones at strides 2, 4, 8, 16, 32
 PADDINGS = ("keras", "same", "torch")
 
 
-class MobileNet(nn.Module):
+class MobileNet(Described, nn.Module):
     """MobileNetV1 of any width, input size and dense-prediction stride.
 
     Args:
@@ -169,6 +170,7 @@ class MobileNet(nn.Module):
         require(not self.features_only, f"{name}: features_only", "False", self.features_only)
         require(num_classes >= 0, f"{name}: num_classes", "at least 0", num_classes)
         self.config["num_classes"] = num_classes
+        self.class_names = None
         self.classifier = nn.Identity()
         if num_classes:
             like = self.stem.conv.weight

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mobilenet_ext import FusedMobileNet, MobileNet
 
 
-def randomise(model: MobileNet) -> None:
+def randomise(model: nn.Module) -> None:
     """Weights as training leaves them: BatchNorms far from the identity, every layer alive.
 
     The running statistics are those of random images, off by some; so what a layer gets wrong is
@@ -20,6 +20,7 @@ def randomise(model: MobileNet) -> None:
     def uniform(shape: Sequence[int], low: float, high: float) -> Tensor:
         return torch.rand(shape, generator=generator) * (high - low) + low
 
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momentum = norms[0].momentum
     with torch.no_grad():
@@ -32,7 +33,7 @@ def randomise(model: MobileNet) -> None:
             bn.weight.copy_(uniform(bn.weight.shape, 0.8, 2.5) * sign)
             bn.bias.copy_(uniform(bn.bias.shape, -0.5, 2.5))
             bn.momentum = 1.0
-        model.train()(uniform((4, model.stem.conv.in_channels, 64, 64), -1, 1))
+        model.train()(uniform((4, convolutions[0].in_channels, 64, 64), -1, 1))
         for bn in norms:
             bn.running_mean.add_(bn.running_var.sqrt() * uniform(bn.bias.shape, -0.2, 0.2))
             bn.running_var.mul_(uniform(bn.bias.shape, 0.7, 1.4))

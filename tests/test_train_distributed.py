@@ -28,8 +28,9 @@ def test_two_processes_equal_one(tmp_path: pathlib.Path) -> None:
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
     # Rounding grows fast in a fresh network, so these are few steps.
-    sizes = ["--alpha", 0.25, "--batch-size", 80, "--epochs", 2, "--lr", 0.05, "--dropout", 0]
+    sizes = ["--alpha", 0.25, "--batch-size", 80, "--epochs", 2, "--lr", 1e-5, "--dropout", 0]
     options = ["train", "--data", data, "--device", "cpu", "--threads", 1, "--no-tensorboard"]
+    options += ["--optimizer", "adam"]
     options += [*sizes, "--sync-bn", "--output"]
     launcher = (*LAUNCHER, f"--master-port={free_port()}")
     outputs = [tmp_path / "one", tmp_path / "two"]
