@@ -17,6 +17,8 @@ import torch
 
 from ..checks import require
 from ..fused_model import FusedMobileNet
+from .cache import download
+from .catalog import find_published
 from .checkpoint import Checkpoint, declare
 from .containers import (
     KERAS,
@@ -41,7 +43,11 @@ ARGUMENTS = tuple(inspect.signature(FusedMobileNet).parameters)
 
 
 def load_pretrained(
-    path: str | os.PathLike[str], *, drop_background: bool = False, **overrides: Any
+    path: str | os.PathLike[str],
+    *,
+    drop_background: bool = False,
+    offline: bool = False,
+    **overrides: Any,
 ) -> FusedMobileNet:
     """Load a network with its weights, class names and preprocessing.
 
@@ -50,8 +56,11 @@ def load_pretrained(
     nothing is read before its declared shape has been compared with the network's.
 
     Args:
-        path: a file, or a folder with `model.safetensors` or `pytorch_model.bin` and `config.json`.
+        path: a file, or a folder with `model.safetensors` or `pytorch_model.bin` and `config.json`;
+            or the name of published weights, such as "keras/mobilenet_1_0_224" (known_weights()
+            lists them), which are downloaded into a cache once.
         drop_background: turn 1,001 classes into 1,000, without class 0 (TF-slim, Hugging Face).
+        offline: take published weights from the cache only.
         **overrides: arguments of FusedMobileNet that replace the file's. `num_classes` other than
             the file's gives a new classifier, with a warning; 0, or `features_only`, gives none.
             A file without a classifier (Keras's `no_top`) gives a network without one.
@@ -67,10 +76,18 @@ def load_pretrained(
     """
     unknown = sorted(overrides.keys() - set(ARGUMENTS))
     require(not unknown, "load_pretrained: overrides", f"among {ARGUMENTS}", listed(unknown))
-    with open_checkpoint(pathlib.Path(path)) as checkpoint:
+    with open_checkpoint(locate(path, offline=offline)) as checkpoint:
         if drop_background:
             checkpoint.drop_background()
         return build(checkpoint, overrides)
+
+
+def locate(path: str | os.PathLike[str], *, offline: bool) -> pathlib.Path:
+    """Return the place of weights that are given by path or by name."""
+    place = pathlib.Path(path)
+    if place.exists() or find_published(str(path)) is None:
+        return place
+    return download(str(path), offline=offline)
 
 
 @contextmanager
