@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import pathlib
-import sys
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from training_data import source
 
 from mobilenet_ext import FusedMobileNet, MobileNet
+from mobilenet_ext.data import CLASSES
 from mobilenet_ext.data.augment import normalize
 from mobilenet_ext.evaluation import evaluate
 from mobilenet_ext.training import (
@@ -26,7 +26,7 @@ from mobilenet_ext.training import (
 )
 from mobilenet_ext.training import train as run_training
 from mobilenet_ext.training.learner import Learner
-from mobilenet_ext.training.weights import save_weights
+from mobilenet_ext.weights import load_pretrained, save_pretrained
 
 RECIPE = dataclasses.replace(
     RECIPES["survey"], alpha=0.25, epochs=2, batch_size=16, lr=3e-3, bn_momentum=0.1
@@ -226,30 +226,30 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path: pathlib.Path) -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_weights_replace_the_old_ones_whole(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = FusedMobileNet(10, 0.25)
-    path = save_weights(model, tmp_path)
-    before = path.read_bytes()
-
-    def broken(tensors: object, path: pathlib.Path, metadata: object) -> None:
-        path.write_bytes(before[:1000])
-        raise OSError("disk full")
-
-    monkeypatch.setattr("safetensors.torch.save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
-        save_weights(model, tmp_path)
-    assert path.read_bytes() == before
+def test_weights_know_their_classes_and_pixels(tmp_path: pathlib.Path) -> None:
+    train(dataclasses.replace(RECIPE, epochs=1), 32, tmp_path)
+    model = load_pretrained(tmp_path / "weights.safetensors")
+    assert model.class_names == CLASSES
+    assert model.preprocessing is not None
+    pixels = torch.arange(0, 255, dtype=torch.uint8).view(1, 1, 15, 17).expand(1, 3, 15, 17)
+    torch.testing.assert_close(model.preprocessing.normalize(pixels), normalize(pixels, "unit"))
+    assert model.preprocessing.resolution == 32
 
 
-def test_missing_safetensors_is_said_before_training(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(TrainingError, match=r"pip install 'mobilenet_ext\[train\]'"):
-        train(RECIPE, 32, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_starts_from_weights(tmp_path: pathlib.Path) -> None:
+    start = FusedMobileNet(7, 0.25)
+    path = save_pretrained(start, tmp_path / "start.safetensors")
+    recipe = dataclasses.replace(RECIPE, init_from=str(path), freeze=True, epochs=1)
+    with pytest.raises(TrainingError, match="has 7 classes, the data 10: --reset-classifier"):
+        train(recipe, 32, tmp_path / "run")
+    recipe = dataclasses.replace(recipe, reset_classifier=True)
+    with pytest.raises(TrainingError, match=r"has alpha 0.25, the recipe 0.5: give --alpha 0.25"):
+        train(dataclasses.replace(recipe, alpha=0.5), 32, tmp_path / "run")
+    for model in ("fused", "stock"):
+        train(dataclasses.replace(recipe, model=model), 32, tmp_path / "run")
+        trained, before = load_weights(tmp_path / "run"), start.state_dict()
+        changed = {name for name in trained if not torch.equal(trained[name], before[name])}
+        assert changed == {"classifier.weight", "classifier.bias"}
 
 
 def test_normalised_range_follows_the_recipe() -> None:

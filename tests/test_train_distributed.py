@@ -6,7 +6,10 @@ import socket
 
 import pytest
 import torch.distributed as dist
-from training_data import DRIVER, start, write_cifar
+from training_data import DRIVER, RECORDS, start, write_cifar
+
+from mobilenet_ext import cli
+from mobilenet_ext.data import cifar10
 
 LAUNCHER = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1")
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
@@ -23,27 +26,23 @@ def rows(folder: pathlib.Path) -> list[dict[str, float]]:
         return [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
 
-def test_two_processes_equal_one(tmp_path: pathlib.Path) -> None:
-    data = write_cifar(tmp_path / "data")
-    driver = tmp_path / "driver.py"
+def test_two_processes_equal_one(
+    tmp_path: pathlib.Path, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, driver = write_cifar(tmp_path / "data"), tmp_path / "driver.py"
     driver.write_text(DRIVER)
-    # Rounding grows fast in a fresh network, so these are few steps.
+    # Rounding grows fast in a fresh network, so these are few and small steps.
     sizes = ["--alpha", 0.25, "--batch-size", 80, "--epochs", 2, "--lr", 1e-5, "--dropout", 0]
     options = ["train", "--data", data, "--device", "cpu", "--threads", 1, "--no-tensorboard"]
-    options += ["--optimizer", "adam"]
-    options += [*sizes, "--sync-bn", "--output"]
-    launcher = (*LAUNCHER, f"--master-port={free_port()}")
+    options += [*sizes, "--optimizer", "adam", "--sync-bn", "--output"]
     outputs = [tmp_path / "one", tmp_path / "two"]
-    processes = [
-        start(driver, *options, outputs[0]),
-        start(driver, *options, outputs[1], launcher=launcher),
-    ]
-    printed = []
-    for process in processes:
-        text, errors = process.communicate(timeout=180)
-        assert process.returncode == 0, errors
-        printed.append(text)
-    assert printed[1].count("epoch 1: ") == printed[1].count("wrote ") == 1
+    launcher = (*LAUNCHER, f"--master-port={free_port()}")
+    both = start(driver, *options, outputs[1], launcher=launcher)
+    monkeypatch.setattr(cifar10, "RECORDS_PER_FILE", RECORDS)
+    assert cli.main([str(part) for part in (*options, outputs[0])]) == 0
+    printed, errors = both.communicate(timeout=180)
+    assert both.returncode == 0, errors
+    assert printed.count("epoch 1: ") == printed.count("wrote ") == 1
     one, two = map(rows, outputs)
     assert len(one) == len(two) == 2
     for alone, shared in zip(one, two, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from mobilenet_ext.train import save_weights
 from models import images, make_pair
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -20,7 +21,6 @@ from mobilenet_ext import (
     load_pretrained,
     save_pretrained,
 )
-from mobilenet_ext.train import save_weights
 from mobilenet_ext.weights.architecture import width_multiplier
 
 NAMES = tuple("abcdefg")

@@ -87,11 +87,19 @@ def recipe_of(options: argparse.Namespace) -> "Recipe":
 
 
 def open_source(options: argparse.Namespace, recipe: "Recipe", world: "World") -> "Source":
-    """Return the data; with --download the first process fetches it."""
+    """Return the data; with --download the first process of all fetches it."""
+    from ..data import DataError
+    from ..data.download import default_folder, download_cifar10
     from ..data.open import open_training
 
+    folder = options.data or default_folder()
+    if options.download:
+        with world.first_alone():
+            download_cifar10(folder)
+    elif options.data is None and not folder.is_dir():
+        raise DataError("--data DIR says where the images are; --download fetches CIFAR-10")
     return open_training(
-        options.data,
+        folder,
         resolution=options.resolution,
         crop_scale=recipe.crop_scale,
         workers=options.workers,
@@ -105,6 +113,7 @@ def run(options: argparse.Namespace) -> int:
 
     from ..data import DataError
     from ..training import RunOptions, Stopped, TrainingError, train, world
+    from ..weights import WeightsError
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -122,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
             train(recipe, open_source(options, recipe, processes), chosen, processes)
             if processes.is_first:
                 print(f"wrote {options.output}")
-    except (DataError, TrainingError) as error:
+    except (DataError, TrainingError, WeightsError, ImportError) as error:
         return fail(error)
     except Stopped as stopped:
         print(f"{stopped}; --resume goes on with {options.output}")

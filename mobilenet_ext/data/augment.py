@@ -10,6 +10,12 @@ from torch import Tensor
 PIXELS = {"symmetric": (127.5, 1.0), "unit": (255.0, 0.0)}  # x / divisor - offset
 
 
+def mean_and_std(pixels: str) -> tuple[float, float]:
+    """Return what `normalize` takes away and divides by, for pixels in [0, 1]."""
+    divisor, offset = PIXELS[pixels]
+    return offset * divisor / 255, divisor / 255
+
+
 def normalize(images: Tensor, pixels: str = "symmetric") -> Tensor:
     """Map uint8 pixels [N, C, H, W] to float32: `x / 127.5 - 1`, or `x / 255` for "unit"."""
     divisor, offset = PIXELS[pixels]

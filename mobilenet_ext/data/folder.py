@@ -95,8 +95,12 @@ class FolderSource:
         held_out = validation_folder(directory)
         if held_out is None:
             raise DataError(f"{directory}: expected a folder val beside train, got none")
-        larger = round(resolution / CROP_SHARE)
-        middle = [v2.Resize(larger, antialias=True), v2.CenterCrop(resolution), v2.PILToTensor()]
+        self.resize = round(resolution / CROP_SHARE)
+        middle = [
+            v2.Resize(self.resize, antialias=True),
+            v2.CenterCrop(resolution),
+            v2.PILToTensor(),
+        ]
         crop = [v2.RandomResizedCrop(resolution, (crop_scale, 1.0)), v2.PILToTensor()]
         self._validation = Images(held_out, v2.Compose(middle))
         self._training = Images(

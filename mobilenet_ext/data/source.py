@@ -31,6 +31,7 @@ class Source(Protocol):
 
     classes: tuple[str, ...]
     resolution: int
+    resize: int | None  # what the shorter side of a photo becomes before it is cropped
 
     @property
     def training_count(self) -> int:
@@ -70,6 +71,7 @@ class TensorSource:
         self._validation = tuple(part.to(device) for part in validation)
         self.classes = tuple(classes)
         self.resolution = int(training[0].shape[-1])
+        self.resize: int | None = None
 
     @property
     def training_count(self) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..fused_model import FusedMobileNet
 from ..model import MobileNet
+from ..weights import load_pretrained
 from .distributed import World
 from .errors import TrainingError
 from .recipe import Recipe
@@ -18,11 +19,13 @@ TYPES: dict[str, type[MobileNet]] = {"fused": FusedMobileNet, "stock": MobileNet
 def make_model(recipe: Recipe, num_classes: int, world: World) -> MobileNet:
     """Return the network of a resolved recipe, on its device; the seed decides its weights."""
     torch.manual_seed(recipe.seed)
-    model = TYPES[recipe.model](
-        num_classes, recipe.alpha, dropout=recipe.dropout, bn_momentum=recipe.bn_momentum
-    )
+    options: dict[str, Any] = {"dropout": recipe.dropout, "bn_momentum": recipe.bn_momentum}
+    if recipe.init_from is not None:
+        model = load_start(recipe, num_classes, options)
+    else:
+        model = TYPES[recipe.model](num_classes, recipe.alpha, **options)
     # As large as the features are, other weights would make the first losses huge.
-    if recipe.optimizer == "sgd":
+    if recipe.optimizer == "sgd" and (recipe.init_from is None or recipe.reset_classifier):
         nn.init.zeros_(cast("nn.Linear", model.classifier).weight)
     if recipe.freeze:
         model.requires_grad_(False)
@@ -31,6 +34,34 @@ def make_model(recipe: Recipe, num_classes: int, world: World) -> MobileNet:
     if recipe.channels_last:
         cast("Any", model).to(memory_format=torch.channels_last)
     return model
+
+
+def load_start(recipe: Recipe, num_classes: int, options: dict[str, Any]) -> MobileNet:
+    """Return the network that `init_from` names, with a classifier for these classes.
+
+    Raises:
+        TrainingError: It has another alpha or other classes than the recipe and the data.
+        WeightsError: The file is damaged or none that is known.
+    """
+    loaded: MobileNet = load_pretrained(cast("str", recipe.init_from), **options)
+    found = loaded.config
+    if found["alpha"] != recipe.alpha:
+        raise TrainingError(
+            f"{recipe.init_from} has alpha {found['alpha']:g}, the recipe {recipe.alpha:g}: give "
+            f"--alpha {found['alpha']:g}"
+        )
+    if recipe.reset_classifier:
+        loaded.reset_classifier(num_classes)
+    elif found["num_classes"] != num_classes:
+        raise TrainingError(
+            f"{recipe.init_from} has {found['num_classes']} classes, the data {num_classes}: "
+            "--reset-classifier gives a new classifier"
+        )
+    if recipe.model == "fused":
+        return loaded
+    stock = MobileNet(**found)
+    stock.load_state_dict(loaded.state_dict())
+    return stock
 
 
 def set_training(model: MobileNet, recipe: Recipe) -> None:

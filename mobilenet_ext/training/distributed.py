@@ -40,6 +40,17 @@ class World:
             dist.all_reduce(values)
         return values.cpu()
 
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Let the first process go through the block before the others do."""
+        if self.size > 1 and not self.is_first:
+            dist.barrier()
+        try:
+            yield
+        finally:
+            if self.size > 1 and self.is_first:
+                dist.barrier()
+
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the running statistics of the first."""
         if self.size > 1:

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 
 from ..data import Augmentation, Source
+from ..data.augment import mean_and_std
 from ..data.sampling import Sampler
 from ..evaluation import Scores, evaluate
+from ..preprocessing import Preprocessing
+from ..weights import save_pretrained
 from . import checkpoint
 from .build import prepare
 from .distributed import World
@@ -24,10 +27,10 @@ from .learner import Learner
 from .log import Epoch, Log, Progress
 from .recipe import Recipe
 from .signals import StopSignals
-from .weights import safetensors, save_weights
 
 CHECK_EVERY = 50  # updates on a GPU between looks at the loss, which wait for it; 1 elsewhere
 VALIDATION_BATCH = 500
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,6 @@ def train(recipe: Recipe, source: Source, run: RunOptions, world: World) -> list
         Stopped: SIGTERM or SIGINT came; everything has been saved.
     """
     recipe = recipe.resolved()
-    safetensors()  # better now than after the first epoch
     updates = updates_of_an_epoch(recipe, source.training_count, world)
     saved = open_folder(recipe, run, world)
     trainer = Trainer(recipe, source, run, world, updates)
@@ -204,7 +206,7 @@ class Trainer:
         self.sums.zero_()
         self.started = time.perf_counter()
         if self.world.is_first:
-            save_weights(self.learner.best, self.run.output)
+            self._save_weights()
         self._save()
 
     def _validate(self) -> Scores:
@@ -215,6 +217,19 @@ class Trainer:
             len(self.source.classes),
             prepare=lambda images: prepare(images, recipe, world.device),
             reduce=world.sum_tensor,
+        )
+
+    def _save_weights(self) -> None:
+        source, (mean, std) = self.source, mean_and_std(self.recipe.pixels)
+        resize = source.resize or source.resolution
+        save_pretrained(
+            self.learner.best,
+            self.run.output / WEIGHTS,
+            class_names=source.classes,
+            preprocessing=Preprocessing(
+                source.resolution, resize, mean=(mean,) * 3, std=(std,) * 3
+            ),
+            metadata={"recipe": asdict(self.recipe), "epoch": asdict(self.log[-1])},
         )
 
     def _save(self) -> None:
