@@ -1,13 +1,14 @@
 """How good a classifier is: loss, top-1, top-5, and which class is taken for which."""
 
-from collections.abc import Callable, Iterable
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Scores", "evaluate"]
+__all__ = ["Scores", "evaluate", "plot_confusion"]
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,36 @@ def evaluate(
     count = max(1.0, float(sums[2:].sum()))
     table = sums[2:].long().view(num_classes, num_classes)
     return Scores(float(sums[0]) / count, float(sums[1]) / count, table)
+
+
+def plot_confusion(path: pathlib.Path, scores: Scores, names: Sequence[str]) -> None:
+    """Draw which class is taken for which, in percent of each class's images.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'mobilenet_ext[train]'") from error
+    shares = 100 * scores.confusion / scores.confusion.sum(1, keepdim=True).clamp(min=1)
+    size = min(16.0, 2.5 + 0.45 * len(names))
+    figure = Figure(figsize=(size, size), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=100)
+    if len(names) <= 30:
+        places = range(len(names))
+        axis.set_xticks(places, names, rotation=90)
+        axis.set_yticks(places, names)
+        for row in places:
+            for column in places:
+                share = float(shares[row, column])
+                color = "white" if share > 50 else "black"
+                if share >= 0.5:
+                    axis.text(column, row, f"{share:.0f}", ha="center", va="center", color=color)
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("is")
+    axis.set_title(f"top-1 {100 * scores.accuracy:.2f} % of {scores.images:,} images")
+    figure.savefig(path, dpi=120, format="png")

@@ -95,7 +95,7 @@ class FolderSource:
         held_out = validation_folder(directory)
         if held_out is None:
             raise DataError(f"{directory}: expected a folder val beside train, got none")
-        self.resize = round(resolution / CROP_SHARE)
+        self.resize: int | None = round(resolution / CROP_SHARE)
         middle = [
             v2.Resize(self.resize, antialias=True),
             v2.CenterCrop(resolution),
