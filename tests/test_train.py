@@ -1,9 +1,11 @@
 """The training loop, its optimizers and its log, on a small synthetic data set."""
 
+import argparse
 import csv
 import dataclasses
 import json
 import pathlib
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from training_data import source
 
 from mobilenet_ext import FusedMobileNet, MobileNet
+from mobilenet_ext.commands import train as command
 from mobilenet_ext.data import CLASSES
 from mobilenet_ext.data.augment import normalize
 from mobilenet_ext.evaluation import evaluate
@@ -255,3 +258,53 @@ def test_starts_from_weights(tmp_path: pathlib.Path) -> None:
 def test_normalised_range_follows_the_recipe() -> None:
     pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     torch.testing.assert_close(normalize(pixels, "unit").flatten(), torch.tensor([0.0, 0.2, 1.0]))
+
+
+def test_every_field_of_a_recipe_is_an_option() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    for field in dataclasses.fields(Recipe):
+        flag, choices = "--" + field.name.replace("_", "-"), field.metadata["choices"]
+        default = getattr(RECIPES["modern"], field.name)
+        if isinstance(field.default, bool):
+            words, value = [f"--no-{flag[2:]}"] if default else [flag], not default
+        elif choices:
+            value = next(choice for choice in choices if choice != default)
+            words = [flag, value]
+        else:
+            value = "text" if "str" in str(field.type) else 7
+            words = [flag, str(value)]
+        recipe = command.recipe_of(parser.parse_args(words))
+        assert recipe == dataclasses.replace(RECIPES["modern"], **{field.name: value}), flag
+        assert type(getattr(recipe, field.name)) is not int or "int" in str(field.type)
+    assert command.recipe_of(parser.parse_args(["--amp"])).amp == "bfloat16"
+
+
+def test_survey_recipe_is_the_survey() -> None:
+    recipe = RECIPES["survey"].resolved()
+    assert (recipe.epochs, recipe.batch_size, recipe.optimizer) == (200, 32, "nadam")
+    assert (recipe.lr, recipe.scheduler, recipe.weight_decay) == (1e-3, "constant", 0.0)
+    assert (recipe.shift, recipe.flip, recipe.pixels) == (0.1, True, "unit")
+    assert (recipe.bn_momentum, recipe.label_smoothing, recipe.ema_decay) == (0.01, 0.0, 0.0)
+    assert (recipe.mixup, recipe.cutmix, recipe.grad_clip) == (0.0, 0.0, 0.0)
+    assert (recipe.classifier_lr, recipe.warmup_epochs, recipe.dropout) == (1.0, 0.0, 1e-3)
+    model = FusedMobileNet(10, bn_momentum=recipe.bn_momentum)
+    assert model.stem.bn.eps == 1e-3
+    optimizer = optimizers.make_optimizer(recipe, model)
+    assert optimizer.defaults["betas"] == (0.9, 0.999)
+    assert optimizer.defaults["eps"] == 1e-7
+
+
+def test_mixed_labels_train(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("torchvision")
+    recipe = dataclasses.replace(RECIPE, epochs=1, mixup=0.2, cutmix=1.0)
+    (epoch,) = train(recipe, 32, tmp_path)
+    assert 1 < epoch.train_loss < 10
+
+
+def test_mixing_without_torchvision_is_told(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
+    with pytest.raises(TrainingError, match=r"mixup and cutmix need torchvision: pip install"):
+        train(dataclasses.replace(RECIPE, mixup=0.2), 32, tmp_path)

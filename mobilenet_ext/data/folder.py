@@ -26,6 +26,7 @@ def torchvision() -> Any:
     """Return the package, or say how to install it."""
     try:
         import torchvision
+        import torchvision.transforms.v2
     except ImportError as error:
         raise DataError(
             "folders of images need torchvision: pip install 'mobilenet_ext[train]'"

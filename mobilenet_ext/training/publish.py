@@ -60,6 +60,7 @@ def publish(run: pathlib.Path, target: pathlib.Path = embedded.FILE) -> pathlib.
     model = load_pretrained(run / WEIGHTS)
     numbers = {name: float(value) for name, value in last.items() if value}
     save_pretrained(model, target, metadata={"recipe": recipe, "epoch": numbers})
+    target.chmod(0o644)  # safetensors lets nobody else read what it writes
     size = target.stat().st_size
     if size > MAX_BYTES:
         target.unlink()
