@@ -45,7 +45,10 @@ def test_other_schedules() -> None:
 
 def test_only_weights_decay_and_the_classifier_learns_slowly() -> None:
     model = FusedMobileNet(10, 0.25)
-    groups = optimizers.make_optimizer(Recipe(lr=0.5).resolved(), model).param_groups
+    recipe = Recipe(lr=0.5).resolved()
+    groups = optimizers.make_optimizer(recipe, optimizers.parameter_groups(recipe, model))[
+        0
+    ].param_groups
     weights, vectors, head, bias = groups
     assert len(weights["params"]) == 27
     assert len(vectors["params"]) == 2 * 27
@@ -65,6 +68,28 @@ def test_every_optimizer_lowers_the_loss(name: str) -> None:
     learner.begin()
     losses = [float(learner.update([(images, labels)], step)[0]) for step in range(8)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_flat_groups_give_the_bits_of_separate_ones() -> None:
+    plain, flat = FusedMobileNet(10, 0.25), FusedMobileNet(10, 0.25)
+    for model in (plain, flat):
+        model.to(memory_format=torch.channels_last)
+    flat.load_state_dict(plain.state_dict())
+    recipe = RECIPES["survey"].resolved()
+    optimizer, groups = optimizers.make_optimizer(recipe, optimizers.parameter_groups(recipe, flat))
+    expected = torch.optim.NAdam(plain.parameters(), lr=1e-3, eps=1e-7)
+    for _ in range(3):
+        for one, other in zip(plain.parameters(), flat.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        expected.step()
+        for group in groups:
+            group.gather()
+        optimizer.step()
+        for group in groups:
+            group.scatter()
+        for one, other in zip(plain.parameters(), flat.parameters(), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_accumulated_batches_count_like_one() -> None:
@@ -134,6 +159,7 @@ def test_survey_recipe_is_the_survey() -> None:
     assert (recipe.classifier_lr, recipe.warmup_epochs, recipe.dropout) == (1.0, 0.0, 1e-3)
     model = FusedMobileNet(10, bn_momentum=recipe.bn_momentum)
     assert model.stem.bn.eps == 1e-3
-    optimizer = optimizers.make_optimizer(recipe, model)
+    groups = optimizers.parameter_groups(recipe, model)
+    optimizer, _ = optimizers.make_optimizer(recipe, groups)
     assert optimizer.defaults["betas"] == (0.9, 0.999)
     assert optimizer.defaults["eps"] == 1e-7

@@ -14,8 +14,10 @@ from ..model import MobileNet
 from .build import make_model, prepare, set_training, wrap
 from .distributed import World
 from .mixing import Mixing
-from .optimizers import clip, make_average, make_optimizer, make_schedule
+from .optimizers import make_average, make_optimizer, make_schedule, parameter_groups
 from .recipe import Recipe
+
+AVERAGE_EVERY = 8  # updates between those that the average of the weights takes up
 
 
 class Learner:
@@ -32,8 +34,12 @@ class Learner:
         self.recipe, self.world = recipe, world
         self.model = make_model(recipe, num_classes, world)
         self._network = wrap(self.model, recipe, world)
-        self._average = make_average(self.model, recipe.ema_decay) if recipe.ema_decay else None
-        self._optimizer = make_optimizer(recipe, self.model)
+        # The average costs as much as an update, so it takes up only some; all of few.
+        self._average_every = max(1, min(AVERAGE_EVERY, updates // 20))
+        decay = recipe.ema_decay**self._average_every
+        self._average = make_average(self.model, decay) if recipe.ema_decay else None
+        groups = parameter_groups(recipe, self.model)
+        self._optimizer, self._flat = make_optimizer(recipe, groups)
         self._schedule = make_schedule(recipe, self._optimizer, updates)
         half = recipe.amp == "float16"
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=half)
@@ -63,20 +69,38 @@ class Learner:
         Returns:
             Sum of losses, correct ones, and count of this process's images; [3], float64.
         """
-        self._optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         sums = torch.zeros(3, dtype=torch.float64, device=self.world.device)
         for number, (images, labels) in enumerate(batches):
-            torch.manual_seed(seed_of(self.recipe.seed, *place, number, self.world.rank))
+            self._seed(*place, number)
             with self._synchronised(number == len(batches) - 1):
                 sums += self._accumulate(images, labels, len(batches))
-        self._scaler.unscale_(self._optimizer)
-        clip(list(self.model.parameters()), self.recipe.grad_clip)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
+        self._step()
         self._schedule.step()
-        if self._average is not None:
+        if self._average is not None and self._schedule.last_epoch % self._average_every == 0:
             self._average.update_parameters(self.model)
         return sums
+
+    def _seed(self, *place: int) -> None:
+        """Let all chance follow from the place, as from nothing else."""
+        seed = seed_of(self.recipe.seed, *place, self.world.rank)
+        torch.default_generator.manual_seed(seed)
+        if self.world.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _step(self) -> None:
+        """Change the weights by their gradients."""
+        for flat in self._flat:
+            flat.gather()
+        if self.recipe.grad_clip:
+            self._scaler.unscale_(self._optimizer)
+            groups = self._optimizer.param_groups
+            parameters = [each for group in groups for each in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.recipe.grad_clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        for flat in self._flat:
+            flat.scatter()
 
     def _accumulate(self, images: Tensor, labels: Tensor, batches: int) -> Tensor:
         """Add this batch's share to the gradients and return its sums."""

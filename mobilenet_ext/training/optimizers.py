@@ -5,17 +5,18 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from ..model import MobileNet
+from .flat import FlatGroup, flatten
 from .recipe import Recipe
 
 
-def make_optimizer(recipe: Recipe, model: MobileNet) -> Optimizer:
-    """Return the optimizer of a resolved recipe over all parameters that train.
+def parameter_groups(recipe: Recipe, model: MobileNet) -> list[dict[str, Any]]:
+    """Return the groups of a resolved recipe over all parameters that train.
 
     Only weights of rank 2 and up decay; the classifier learns at its own share of the rate.
     """
@@ -29,13 +30,24 @@ def make_optimizer(recipe: Recipe, model: MobileNet) -> Optimizer:
             if chosen:
                 decay = recipe.weight_decay if is_weight else 0.0
                 groups.append({"params": chosen, "lr": lr * factor, "weight_decay": decay})
+    return groups
+
+
+def make_optimizer(
+    recipe: Recipe, groups: list[dict[str, Any]]
+) -> tuple[Optimizer, list[FlatGroup]]:
+    """Return the optimizer of a resolved recipe; the flat groups it works on, if it does."""
+    momentum = recipe.momentum
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True), []
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, fused=True), []
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True), []
+    flat, groups = flatten(groups)
     if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, momentum=recipe.momentum)
-    if recipe.optimizer == "nadam":
-        return torch.optim.NAdam(groups, eps=1e-7)  # Keras's; the rest agrees with tf.keras
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](groups)
+        return torch.optim.RMSprop(groups, momentum=momentum), flat
+    return torch.optim.NAdam(groups, eps=1e-7), flat  # Keras's; the rest agrees with tf.keras
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, updates: int) -> LambdaLR:
@@ -61,7 +73,7 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, updates: int) -> LambdaL
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of parameters and running statistics.
 
-    Early on the decay is smaller, (1 + n) / (10 + n) after n updates, so that the average does not
+    Early on the decay is smaller, (1 + n) / (10 + n) after n calls, so that the average does not
     remember the initial weights for long.
     """
 
@@ -74,8 +86,3 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
             torch._foreach_copy_(averages, current)
 
     return AveragedModel(model, multi_avg_fn=torch.no_grad()(update), use_buffers=True)
-
-
-def clip(parameters: list[nn.Parameter], norm: float) -> Tensor | None:
-    """Scale the gradients down to `norm`, all together; 0 leaves them."""
-    return nn.utils.clip_grad_norm_(parameters, norm) if norm else None
