@@ -5,6 +5,7 @@ from importlib.metadata import version
 from . import fake, functional, nn  # noqa: F401  (fake only registers shapes of the ops)
 from .config import show_config
 from .fused_model import FusedMobileNet
+from .fusion import fuse, unfuse
 from .inference import FrozenMobileNet
 from .model import MobileNet
 from .preprocessing import Preprocessing
@@ -18,10 +19,12 @@ __all__ = [
     "WeightsError",
     "__version__",
     "functional",
+    "fuse",
     "load_pretrained",
     "nn",
     "save_pretrained",
     "show_config",
+    "unfuse",
 ]
 
 __version__ = version("mobilenet_ext")

@@ -4,7 +4,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -77,4 +77,5 @@ def answer(request: BaseHTTPRequestHandler, behaviour: Behaviour) -> None:
         request.send_header(name, value)
     request.end_headers()
     stop = behaviour.break_after.pop(0) if behaviour.break_after else len(content)
-    request.wfile.write(content[start : start + stop])
+    with suppress(ConnectionError):  # the client may have seen enough
+        request.wfile.write(content[start : start + stop])

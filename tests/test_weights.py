@@ -46,6 +46,9 @@ def test_round_trip(tmp_path: pathlib.Path, config: dict[str, Any]) -> None:
     for name, value in stock.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.safetensors"]
+    (tmp_path / "usual").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "usual", tmp_path / "new/x.safetensors")}
+    assert len(modes) == 1
 
 
 def test_everything_else_travels_along(tmp_path: pathlib.Path) -> None:
@@ -129,6 +132,11 @@ def test_a_failed_save_leaves_the_old_file(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save_pretrained(MobileNet(7, 0.25), tmp_path / "x")
+    before = path.read_bytes()
+    (tmp_path / "reader").hardlink_to(path)
+    save_pretrained(MobileNet(7, 0.25), path)
+    assert (tmp_path / "reader").read_bytes() == before != path.read_bytes()  # one still reading
+    (tmp_path / "reader").unlink()
     before = path.read_bytes()
 
     def broken(state: object, place: pathlib.Path, **named: object) -> None:

@@ -14,13 +14,20 @@ from torch import Tensor, nn
 from mobilenet_ext import MobileNet, Preprocessing, WeightsError, load_pretrained
 
 h5py = pytest.importorskip("h5py")
-os.environ["KERAS_BACKEND"] = "torch"
-keras = pytest.importorskip("keras")
 
 from keras_files import write_legacy  # noqa: E402  (needs h5py)
 
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 ALPHAS = {"1_0": 1.0, "7_5": 0.75, "5_0": 0.5, "2_5": 0.25}
 RESOLUTIONS = (224, 192, 160, 128)
+
+
+@cache
+def keras() -> Any:
+    """Import the library: late, as it takes long, and with torch as its backend."""
+    os.environ["KERAS_BACKEND"] = "torch"
+    return pytest.importorskip("keras")
 
 
 @cache
@@ -35,7 +42,7 @@ def hostile_network(alpha: float) -> MobileNet:
 def keras_model(alpha: float, resolution: int, **options: Any) -> Any:
     """Keras's network with hostile weights. Which goes where matters not."""
     arguments = {"weights": None, "classifier_activation": None} | options
-    model = keras.applications.MobileNet((resolution, resolution, 3), alpha, **arguments)
+    model = keras().applications.MobileNet((resolution, resolution, 3), alpha, **arguments)
     ours = hostile_network(alpha)
     modules = list(ours.modules())
     convolutions = (m.weight.detach() for m in modules if isinstance(m, nn.Conv2d))
@@ -114,6 +121,7 @@ def test_files_that_keras_3_writes(tmp_path: pathlib.Path, name: str) -> None:
 
 
 def test_legacy_files_that_keras_3_writes(tmp_path: pathlib.Path) -> None:
+    keras()
     saving = pytest.importorskip("keras.src.legacy.saving.legacy_h5_format")
     model = keras_model(0.25, 64)
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -141,7 +149,7 @@ def test_no_top(tmp_path: pathlib.Path, keras_3: bool) -> None:
 
 def test_depth_multiplier_and_channels(tmp_path: pathlib.Path) -> None:
     """Keras's network of any shape, here with weights as Keras draws them."""
-    model = keras.applications.MobileNet(
+    model = keras().applications.MobileNet(
         (64, 64, 5),
         0.35,
         depth_multiplier=2,
@@ -170,7 +178,7 @@ _NORM_RANGES = ((1.0, 2.0), (0.5, 1.5), (-0.1, 0.1), (0.5, 1.0))
 def test_a_dense_classifier(tmp_path: pathlib.Path) -> None:
     """Fine-tuned networks often end in one."""
     base = keras_model(0.25, 64, include_top=False, pooling="avg")
-    model = keras.Model(base.input, keras.layers.Dense(4)(base.output))
+    model = keras().Model(base.input, keras().layers.Dense(4)(base.output))
     assert_same(write_legacy(model, tmp_path / "x.h5"), model, 64)
 
 
@@ -182,6 +190,6 @@ def test_wrong_alpha_and_other_networks(tmp_path: pathlib.Path) -> None:
     )
     with pytest.raises(WeightsError, match=wrong):
         load_pretrained(path, alpha=0.5)
-    other = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    other = keras().Sequential([keras().Input((8, 8, 3)), keras().layers.Conv2D(4, 3)])
     with pytest.raises(WeightsError, match=r"27 BatchNorms .* found 0, 0 and 1"):
         load_pretrained(write_legacy(other, tmp_path / "y.h5"))

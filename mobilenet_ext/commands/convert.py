@@ -44,8 +44,5 @@ def run(options: argparse.Namespace) -> int:
         print(f"mobilenet-ext: warning: {warning.message}", file=sys.stderr)
     config = model.config
     classes = f"{config['num_classes']} classes" if config["num_classes"] else "no classifier"
-    print(
-        f"wrote {written} ({options.to}): alpha {config['alpha']:g}, {classes}, "
-        f"padding {config['padding']}, bn_eps {config['bn_eps']:g}"
-    )
+    print(f"wrote {written} ({options.to}): alpha {config['alpha']:g}, {classes}")
     return 0

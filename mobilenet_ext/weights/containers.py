@@ -165,8 +165,9 @@ def _state_dict(path: pathlib.Path, content: object) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             kind = type(value).__name__
             raise WeightsError(f"{path}: {name}: expected a tensor, found {kind}")
-        if value.layout != torch.strided:
-            raise WeightsError(f"{path}: {name}: expected a dense tensor, found {value.layout}")
+        if value.layout != torch.strided or value.device.type != "cpu":
+            found = f"{value.layout} on {value.device}"
+            raise WeightsError(f"{path}: {name}: expected a dense tensor, found {found}")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 

@@ -75,10 +75,9 @@ def fetch(
             break
         except _Interrupted as error:
             if attempt == TRIES - 1:
-                raise WeightsError(
-                    f"{url}: interrupted, and will go on from byte {_size(part):,} when asked for "
-                    f"again: {error}"
-                ) from error
+                later = f", and will go on from byte {_size(part):,} when asked for again"
+                state = f"interrupted{later}" if _size(part) else "cannot be downloaded"
+                raise WeightsError(f"{url}: {state}: {error}") from error
             time.sleep(PAUSE * 2**attempt)
     found = _check(url, part, headers, sha256)
     part.replace(path)

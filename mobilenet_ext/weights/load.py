@@ -40,6 +40,7 @@ from .timm import is_timm, read_timm
 
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".h5", ".pt", ".pth")
+MAX_JSON_BYTES = 2**24
 ARGUMENTS = tuple(inspect.signature(FusedMobileNet).parameters)
 
 
@@ -152,6 +153,9 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     """Read an object beside the weights; none when it is not there."""
     if not path.is_file():
         return {}
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise WeightsError(f"{path}: expected up to {MAX_JSON_BYTES:,} bytes, found {size:,}")
     try:
         content = parse_json(str(path), path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
