@@ -19,7 +19,7 @@ class FlatGroup:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._parts = list(parameters)
+        self._parts: list[Tensor] = list(parameters)
         self.whole = nn.Parameter(self._joined(self._parts))
 
     @staticmethod
