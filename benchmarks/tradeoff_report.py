@@ -4,6 +4,7 @@ import pathlib
 import sys
 from typing import Any
 
+FOLDER = "benchmarks/results/tradeoff"  # as the README sees it
 # Howard et al. 2017: the width at 224 pixels, and the resolution at alpha 1.
 PAPER = {
     (1.0, 224): 70.6,
@@ -34,13 +35,14 @@ def markdown(content: dict[str, Any]) -> str:
             f"{each['median_ms']:.3g} ms | {each['minutes']:.0f} min |"
             for each in content["cifar10"]
         ]
-        lines.append("")
+        lines += ["", f"![accuracy]({FOLDER}/accuracy.png)", ""]
     lines += [
         f"Latency of one image in ms, ImageNet's 1,000 classes: {place}. In brackets the paper's "
         "top-1.",
         "",
     ]
-    return "\n".join([*lines, *_grid(content["imagenet"])])
+    lines += [*_grid(content["imagenet"]), "", f"![latency]({FOLDER}/latency.png)"]
+    return "\n".join(lines)
 
 
 def _grid(points: list[dict[str, Any]]) -> list[str]:

@@ -179,3 +179,16 @@ def test_mixing_without_torchvision_is_told(
     monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
     with pytest.raises(TrainingError, match=r"mixup and cutmix need torchvision: pip install"):
         train(dataclasses.replace(RECIPE, mixup=0.2), 32, tmp_path)
+
+
+def test_tensorboard_gets_the_numbers(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (epoch,) = train(dataclasses.replace(RECIPE, epochs=1), 32, tmp_path, tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (loss,) = events.Scalars("train/loss")
+    assert loss.step == 1
+    assert loss.value == pytest.approx(epoch.train_loss)
+    assert "validation/accuracy" in events.Tags()["scalars"]
