@@ -15,7 +15,7 @@ from op_modes import EPS, fused, stock
 from points import DTYPES
 from torch import Tensor
 
-from mobilenet_ext import reference
+from mobilenet_ext import reference_ops
 
 RELU6 = 2
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.1}
@@ -158,7 +158,7 @@ class OpCase:
             return lambda: as_list(op(*own))
 
         def exact() -> list[Tensor]:
-            return as_list(getattr(reference, self.op)(*map(in_double, arguments)))
+            return as_list(getattr(reference_ops, self.op)(*map(in_double, arguments)))
 
         slack = (1.0, 1.0, 1.0, 1.0)
         return Work(ours, {}, exact, slack, tuple(f"result {i}" for i in range(4)))

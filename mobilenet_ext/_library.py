@@ -99,8 +99,10 @@ def _ops(dispatch_key: str = "") -> set[str]:
     return {name for name in names if name.startswith("mobilenet_ext::")}
 
 
-# Runs all layers of a network at once; elsewhere they run one by one.
-_CPU_ONLY = {"mobilenet_ext::mobilenet"}
+# Elsewhere the layers of a network run one by one, and products are the device's library's.
+_CPU_ONLY = {
+    f"mobilenet_ext::{op}" for op in ("mobilenet", "pointwise_conv", "pointwise_conv_backward")
+}
 
 _load_cpu()
 _CUDA_STATUS = _load_cuda()

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import Function
 
-from . import reference
+from . import reference_ops
 from .batch_norm import (
     Affine,
     Options,
@@ -28,21 +28,11 @@ from .batch_norm import (
     batch_affine,
     running_affine,
 )
-from .double_backward import is_recorded, recorded_bn_relu, recorded_unit
+from .double_backward import is_recorded, recorded_bn_relu, recorded_depthwise
 from .geometry import Unit
+from .pointwise import RawMap
 
 _ops = torch.ops.mobilenet_ext
-
-
-class UnitForward(NamedTuple):
-    """What a depthwise unit computed on its way."""
-
-    output: Tensor
-    raw: Tensor
-    bn: Affine
-    input_bn: Affine
-    statistics: Statistics
-    input_statistics: Statistics
 
 
 class Gradients(NamedTuple):
@@ -79,46 +69,34 @@ def normalise(
 
 
 def bn_relu_forward(
-    input: Tensor, vectors: Vectors, options: Options
+    input: RawMap, vectors: Vectors, options: Options
 ) -> tuple[Tensor, Affine, Statistics]:
     """Compute act(bn(input))."""
-    bn, statistics = normalise(input, vectors, options)
-    output = _ops.scale_shift_act(input, bn.scale, bn.shift, options.activation)
+    bn, statistics = normalise(input.tensor, vectors, options, input.statistics)
+    output = _ops.scale_shift_act(input.tensor, bn.scale, bn.shift, options.activation)
     return output, bn, statistics
 
 
 def depthwise_forward(
-    input: Tensor, weight: Tensor, vectors: Vectors, input_vectors: Vectors, unit: Unit
-) -> UnitForward:
-    """Compute act(bn(conv(act(input_bn(input))))) and keep the raw output of conv."""
-    input_bn, input_statistics, input_activation = Affine(), Statistics(), 0
-    if unit.input_bn is not None:
-        input_bn, input_statistics = normalise(input, input_vectors, unit.input_bn)
-        input_activation = unit.input_bn.activation
-    prologue = (input_bn.scale, input_bn.shift, input_activation)
-    no_epilogue = (None, None, 0)
+    input: Tensor, weight: Tensor, vectors: Vectors, unit: Unit
+) -> tuple[Tensor, Tensor, Affine, Statistics]:
+    """Compute act(bn(conv(input))); also return the raw output of conv."""
+    no_map = (None, None, 0)
     of_batch = vectors.mean is None
-    raw, mean, var = _ops.depthwise_conv(
-        input, weight, *prologue, *no_epilogue, of_batch, *unit.conv
-    )
+    raw, mean, var = _ops.depthwise_conv(input, weight, *no_map, *no_map, of_batch, *unit.conv)
     bn, statistics = normalise(raw, vectors, unit.bn, (mean, var))
     output = _ops.scale_shift_act(raw, bn.scale, bn.shift, unit.bn.activation)
-    return UnitForward(output, raw, bn, input_bn, statistics, input_statistics)
+    return output, raw, bn, statistics
 
 
-def depthwise_inference(
-    input: Tensor, weight: Tensor, vectors: Vectors, input_vectors: Vectors, unit: Unit
-) -> Tensor:
+def depthwise_inference(input: Tensor, weight: Tensor, vectors: Vectors, unit: Unit) -> Tensor:
     """Compute the same with running statistics in one pass; there is no raw output."""
-    input_bn, input_activation = Affine(), 0
-    if unit.input_bn is not None:
-        input_bn, _ = normalise(input, input_vectors, unit.input_bn)
-        input_activation = unit.input_bn.activation
     bn, _ = normalise(input, vectors, unit.bn)
-    prologue = (input_bn.scale, input_bn.shift, input_activation)
     epilogue = (bn.scale, bn.shift, unit.bn.activation)
     output: Tensor
-    output, _, _ = _ops.depthwise_conv(input, weight, *prologue, *epilogue, False, *unit.conv)
+    output, _, _ = _ops.depthwise_conv(
+        input, weight, *(None, None, 0), *epilogue, False, *unit.conv
+    )
     return output
 
 
@@ -127,25 +105,31 @@ class BNReLU(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, options: Options, *vectors: Tensor | None
+        ctx: Any,
+        input: Tensor,
+        mean: Tensor | None,
+        var: Tensor | None,
+        options: Options,
+        *vectors: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         """Run the unit; `vectors` are the four of its BatchNorm."""
-        output, bn, statistics = bn_relu_forward(input, Vectors(*vectors), options)
+        raw = RawMap(input, mean, var)
+        output, bn, statistics = bn_relu_forward(raw, Vectors(*vectors), options)
         ctx.options = options
         ctx.save_for_backward(input, *vectors, *bn)
-        _mark_statistics(ctx, *statistics)
+        mark_statistics(ctx, *statistics)
         return output, *statistics
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        """Reduce, then apply; gradients for (input, options, weight, bias, mean, var)."""
+        """Reduce, then apply; gradients for (input, its mean, var, options, the four vectors)."""
         if grad_output is None:
-            return (None,) * 6
+            return (None,) * 8
         options: Options = ctx.options
         if is_recorded(options):
             return recorded_bn_relu(ctx, grad_output)
 
-        need_input, _, need_weight, need_bias, *_ = ctx.needs_input_grad
+        need_input, _, _, _, need_weight, need_bias, *_ = ctx.needs_input_grad
         input, *saved = ctx.saved_tensors
         vectors, bn = Vectors(*saved[:4]), Affine(*saved[4:])
         of_batch = vectors.mean is None
@@ -162,48 +146,42 @@ class BNReLU(Function):
                 bn.scale,
                 *gradients.raw_terms(of_batch),
             )
-        return grad_input, None, *gradients.of_parameters(need_weight, need_bias), None, None
+        parameters = gradients.of_parameters(need_weight, need_bias)
+        return grad_input, *(None, None, None), *parameters, *(None, None)
 
 
 class DepthwiseConvBNReLU(Function):
-    """act(bn(conv(act(input_bn(input))))), input_bn optional, then the Statistics of both."""
+    """act(bn(conv(input))), then the batch's Statistics."""
 
     @staticmethod
     def forward(
         ctx: Any, input: Tensor, weight: Tensor, unit: Unit, *vectors: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """Run the unit; `vectors` are the four of bn, then the four of input_bn."""
-        result = depthwise_forward(
-            input, weight, Vectors(*vectors[:4]), Vectors(*vectors[4:]), unit
-        )
+        """Run the unit; `vectors` are the four of its BatchNorm."""
+        output, raw, bn, statistics = depthwise_forward(input, weight, Vectors(*vectors), unit)
         ctx.unit = unit
-        ctx.save_for_backward(input, weight, *vectors, result.raw, *result.bn, *result.input_bn)
-        statistics = (*result.statistics, *result.input_statistics)
-        _mark_statistics(ctx, *statistics)
-        return result.output, *statistics
+        ctx.save_for_backward(input, weight, *vectors, raw, *bn)
+        mark_statistics(ctx, *statistics)
+        return output, *statistics
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        """Reduce, convolve, apply; gradients for (input, weight, unit, bn's 4, input_bn's 4)."""
+        """Reduce, then convolve; gradients for (input, weight, unit, the four vectors)."""
         if grad_output is None:
-            return (None,) * 11
+            return (None,) * 7
         unit: Unit = ctx.unit
-        if is_recorded(unit.bn, unit.input_bn):
-            return recorded_unit(ctx, grad_output)
+        if is_recorded(unit.bn):
+            return recorded_depthwise(ctx, grad_output)
 
         need_input, need_weight, _, need_gamma, need_beta, *_ = ctx.needs_input_grad
-        need_input_gamma, need_input_beta = ctx.needs_input_grad[7:9]
         input, weight, *saved = ctx.saved_tensors
-        vectors, input_vectors, raw = Vectors(*saved[:4]), Vectors(*saved[4:8]), saved[8]
-        bn, input_bn = Affine(*saved[9:14]), Affine(*saved[14:])
-        need_map = need_input or need_input_gamma or need_input_beta
-
-        of_batch, gradients, input_gradients = vectors.mean is None, Gradients(), Gradients()
+        vectors, raw, bn = Vectors(*saved[:4]), saved[4], Affine(*saved[5:])
+        of_batch, gradients = vectors.mean is None, Gradients()
         if need_gamma or need_beta or of_batch:
             gradients = _reduce(grad_output, raw, bn, unit.bn)
         grad_input, grad_weight = None, None
-        if need_map or need_weight:
-            grad_input, grad_weight, *both = _ops.depthwise_conv_backward(
+        if need_input or need_weight:
+            grad_input, grad_weight, *_ = _ops.depthwise_conv_backward(
                 grad_output,
                 raw,
                 bn.scale,
@@ -213,40 +191,21 @@ class DepthwiseConvBNReLU(Function):
                 *gradients.raw_terms(of_batch),
                 input,
                 weight,
-                input_bn.scale,
-                input_bn.shift,
-                input_bn.mean if need_map else None,
-                unit.input_bn.activation if unit.input_bn else 0,
+                *(None, None, None, 0),
                 *unit.conv,
-                need_map,
+                need_input,
                 need_weight,
-            )
-            if unit.input_bn is not None and need_map:
-                input_gradients = _gradients(input, input_bn, unit.input_bn, *both)
-        if unit.input_bn is not None and need_input:
-            grad_input = _ops.scale_shift_act_backward(
-                grad_input,
-                input,
-                None,
-                None,
-                0,
-                input_bn.scale,
-                *input_gradients.raw_terms(input_vectors.mean is None),
             )
         return (
             grad_input if need_input else None,
             grad_weight if need_weight else None,
             None,
             *gradients.of_parameters(need_gamma, need_beta),
-            None,
-            None,
-            *input_gradients.of_parameters(need_input_gamma, need_input_beta),
-            None,
-            None,
+            *(None, None),
         )
 
 
-def _mark_statistics(ctx: Any, *statistics: Tensor | None) -> None:
+def mark_statistics(ctx: Any, *statistics: Tensor | None) -> None:
     """Tell autograd that only the first output has a gradient."""
     ctx.mark_non_differentiable(*(x for x in statistics if x is not None))
     if not torch.compiler.is_compiling():
@@ -258,10 +217,10 @@ def _reduce(grad_output: Tensor, raw: Tensor, bn: Affine, options: Options) -> G
     sums = _ops.scale_shift_act_backward_reduce(
         grad_output, raw, bn.scale, bn.shift, options.activation, bn.mean
     )
-    return _gradients(raw, bn, options, *sums)
+    return gradients_of(raw, bn, options, *sums)
 
 
-def _gradients(
+def gradients_of(
     raw: Tensor, bn: Affine, options: Options, grad_sum: Tensor, grad_dot: Tensor
 ) -> Gradients:
     """Turn this rank's sums of dy and of dy * (raw - mean) into gradients.
@@ -280,5 +239,7 @@ def _gradients(
     both = torch.cat([grad_sum, grad_dot])
     dist.all_reduce(both, group=options.process_group)
     total_sum, total_dot = both.chunk(2)
-    _, *terms = reference.batch_norm_gradient_map(total_sum, total_dot, scale, mean, invstd, total)
+    _, *terms = reference_ops.batch_norm_gradient_map(
+        total_sum, total_dot, scale, mean, invstd, total
+    )
     return Gradients(grad_dot * invstd, grad_sum, *terms)

@@ -53,6 +53,17 @@ def check_conv(
     check_padding(op, padding)
 
 
+def check_pointwise(op: str, channels: int, weight: Tensor) -> None:
+    """Weight is 1 x 1 over so many input channels."""
+    shape = list(weight.shape)
+    require(
+        len(shape) == 4 and shape[0] > 0 and shape[1:] == [channels, 1, 1],
+        f"{op}: {'pointwise_' if 'separable' in op else ''}weight",
+        f"[C', {channels}, 1, 1]",
+        shape,
+    )
+
+
 def check_padding(op: str, padding: Padding) -> None:
     """Padding is one size, four sizes, or "same"."""
     sizes = padding if isinstance(padding, tuple) else (padding,) * 4

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
@@ -39,23 +40,46 @@ def recorded_bn_relu(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]
         return reference.bn_relu(input, **options.batch_norm(Vectors(*vectors)).arguments)
 
     input, *saved = ctx.saved_tensors
-    inputs = (input, ctx.options, *saved[:4])
-    return _gradients(stock, inputs, ctx.needs_input_grad, grad_output)
+    needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+    gradients = _gradients(stock, (input, ctx.options, *saved[:4]), needs, grad_output)
+    return gradients[0], None, None, *gradients[1:]
 
 
-def recorded_unit(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+def recorded_pointwise(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of block.PointwiseConv."""
+    needs = ctx.needs_input_grad[:2]
+    return *_gradients(F.conv2d, ctx.saved_tensors, needs, grad_output), None
+
+
+def recorded_block(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of block.SeparableConv."""
+    block = ctx.block
+
+    def stock(
+        input: Tensor, depthwise_weight: Tensor, weight: Tensor, *vectors: Tensor | None
+    ) -> Tensor:
+        z = reference.bn_relu(input, **block.input_bn.batch_norm(Vectors(*vectors[4:])).arguments)
+        raw = reference.conv2d(z, depthwise_weight, block.conv)
+        z = reference.bn_relu(raw, **block.bn.batch_norm(Vectors(*vectors[:4])).arguments)
+        return F.conv2d(z, weight)
+
+    input, depthwise_weight, weight, *saved = ctx.saved_tensors
+    inputs = (input, depthwise_weight, weight, *saved[:8])
+    need_input, _, _, need_depthwise, need_pointwise, _, *need_vectors = ctx.needs_input_grad
+    needs = (need_input, need_depthwise, need_pointwise, *need_vectors)
+    first, *gradients = _gradients(stock, inputs, needs, grad_output)
+    return first, None, None, *gradients[:2], None, *gradients[2:]
+
+
+def recorded_depthwise(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of autograd.DepthwiseConvBNReLU."""
 
     def stock(input: Tensor, weight: Tensor, unit: Unit, *vectors: Tensor | None) -> Tensor:
-        bn = unit.bn.batch_norm(Vectors(*vectors[:4]))
-        input_bn = unit.input_bn and unit.input_bn.batch_norm(Vectors(*vectors[4:]))
-        stride, padding, dilation = unit.conv.stride, unit.conv.padding, unit.conv.dilation
-        return reference.bn_relu_depthwise_conv_bn_relu(
-            input, input_bn, weight, bn, stride=stride, padding=padding, dilation=dilation
-        )
+        raw = reference.conv2d(input, weight, unit.conv)
+        return reference.bn_relu(raw, **unit.bn.batch_norm(Vectors(*vectors)).arguments)
 
     input, weight, *saved = ctx.saved_tensors
-    inputs = (input, weight, ctx.unit, *saved[:8])
+    inputs = (input, weight, ctx.unit, *saved[:4])
     return _gradients(stock, inputs, ctx.needs_input_grad, grad_output)
 
 

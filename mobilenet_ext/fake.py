@@ -95,6 +95,55 @@ def depthwise_conv_backward(
     )
 
 
+@register_fake("mobilenet_ext::pointwise_conv")
+def pointwise_conv(
+    input: Tensor,
+    weight: Tensor,
+    input_scale: Tensor | None,
+    input_shift: Tensor | None,
+    input_activation: int,
+    output_scale: Tensor | None,
+    output_shift: Tensor | None,
+    output_activation: int,
+    statistics: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, _, height, width = input.shape
+    count = weight.shape[0] if statistics else 0
+    return (
+        _map(input, (batch, weight.shape[0], height, width)),
+        _vector(input, count),
+        _vector(input, count),
+    )
+
+
+@register_fake("mobilenet_ext::pointwise_conv_backward")
+def pointwise_conv_backward(
+    grad_output: Tensor,
+    output: Tensor | None,
+    output_scale: Tensor | None,
+    output_shift: Tensor | None,
+    output_activation: int,
+    grad_scale: Tensor | None,
+    raw_scale: Tensor | None,
+    raw_shift: Tensor | None,
+    input: Tensor,
+    weight: Tensor,
+    input_scale: Tensor | None,
+    input_shift: Tensor | None,
+    input_mean: Tensor | None,
+    input_activation: int,
+    need_grad_input: bool,
+    need_grad_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    count = 0 if input_mean is None else input.shape[1]
+    return (
+        _map(input, input.shape) if need_grad_input else input.new_empty(0),
+        weight.new_empty(weight.shape if need_grad_weight else 0),
+        _vector(input, count),
+        _vector(input, count),
+    )
+
+
 @register_fake("mobilenet_ext::batch_norm_statistics")
 def batch_norm_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
     return _vector(input, input.shape[1]), _vector(input, input.shape[1])
@@ -174,6 +223,28 @@ def depthwise_conv_backward_flop(
     weight_shape, needs = args[8], args[-2:]
     assert isinstance(weight_shape, Sequence)
     return 2 * prod(grad_output_shape) * prod(weight_shape[2:]) * sum(map(bool, needs))
+
+
+@register_flop_formula(torch.ops.mobilenet_ext.pointwise_conv)
+def pointwise_conv_flop(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *args: object,
+    out_shape: tuple[Sequence[int], ...],
+    **kwargs: object,
+) -> int:
+    """Two an element of the weight and pixel."""
+    return 2 * prod(out_shape[0]) * weight_shape[1]
+
+
+@register_flop_formula(torch.ops.mobilenet_ext.pointwise_conv_backward)
+def pointwise_conv_backward_flop(
+    grad_output_shape: Sequence[int], *args: object, out_shape: object = None, **kwargs: object
+) -> int:
+    """Count the forward once for each gradient asked for."""
+    weight_shape, needs = args[8], args[-2:]
+    assert isinstance(weight_shape, Sequence)
+    return 2 * prod(grad_output_shape) * weight_shape[1] * sum(map(bool, needs))
 
 
 @register_flop_formula(torch.ops.mobilenet_ext.mobilenet, get_raw=True)

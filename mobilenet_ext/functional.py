@@ -4,7 +4,7 @@ Each call goes one of two ways, with the same result:
 
 - the kernels (torch.ops.mobilenet_ext), wrapped in autograd.py where gradients are wanted;
 - stock PyTorch (reference.py) for a depth multiplier above 1, and for devices that the kernels were
-  not built for, which is said once per device in a warning.
+  not built for, which is said once per device in a warning (dispatch.py).
 
 Under autocast input and weight are cast to the autocast dtype, as torch does for convolutions;
 BatchNorm's parameters and statistics stay as they are and its arithmetic is float32.
@@ -12,27 +12,28 @@ BatchNorm's parameters and statistics stay as they are and its arithmetic is flo
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
 from typing import TYPE_CHECKING
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import autograd, reference
-from ._library import cuda_status, has_kernels
-from .batch_norm import BatchNorm, Vectors
-from .checks import check_batch_norm, check_conv, check_map
+from . import autograd, block, reference
+from .batch_norm import Affine, BatchNorm
+from .checks import check_batch_norm, check_conv, check_map, check_pointwise
+from .dispatch import autocast, device_has_kernels, needs_grad, refuse_group, takes_kernels
 from .geometry import Padding, Unit, conv_geometry
+from .pointwise import RawMap, pointwise_forward
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 __all__ = [
     "BatchNorm",
+    "RawMap",
     "bn_relu",
-    "bn_relu_depthwise_conv_bn_relu",
+    "bn_relu_separable_conv",
     "depthwise_conv_bn_relu",
+    "pointwise_conv",
 ]
 
 
@@ -99,40 +100,63 @@ def depthwise_conv_bn_relu(
         activation,
         process_group,
     )
-    name = "depthwise_conv_bn_relu"
-    return _depthwise_unit(name, input, None, weight, bn, stride, padding, dilation)
+    op = "depthwise_conv_bn_relu"
+    check_conv(op, input, weight, stride, padding, dilation)
+    check_batch_norm(op, "bn_", bn, weight.shape[0])
+    input, weight = autocast(input), autocast(weight)
+    if not takes_kernels(input, weight):
+        refuse_group(op, bn)
+        raw = reference.depthwise_conv(
+            input, weight, stride=stride, padding=padding, dilation=dilation
+        )
+        return reference.bn_relu(raw, **bn.arguments)
+    unit = Unit(conv_geometry(input, weight.shape[2], stride, padding, dilation), bn.options)
+    if needs_grad(input, weight, bn.weight, bn.bias):
+        output, *update = autograd.DepthwiseConvBNReLU.apply(input, weight, unit, *bn.vectors)
+    elif bn.training:
+        output, _, _, update = autograd.depthwise_forward(input, weight, bn.vectors, unit)
+    else:
+        return autograd.depthwise_inference(input, weight, bn.vectors, unit)
+    bn.update(*update)
+    return output
 
 
-def bn_relu_depthwise_conv_bn_relu(
-    input: Tensor,
+def bn_relu_separable_conv(
+    input: RawMap,
     input_bn: BatchNorm,
-    weight: Tensor,
+    depthwise_weight: Tensor,
     bn: BatchNorm,
+    pointwise_weight: Tensor,
     *,
     stride: int = 1,
     padding: Padding = 1,
     dilation: int = 1,
-) -> Tensor:
-    """Depthwise convolution between two BatchNorms with activation: the unit MobileNet trains with.
+    statistics: bool = False,
+) -> RawMap:
+    """Depthwise and pointwise convolution, a BatchNorm before each: what MobileNet trains with.
 
-        act(bn(conv(act(input_bn(input)))))
+        pointwise(act(bn(depthwise(act(input_bn(input))))))
 
-    The input is the raw output of the convolution before it. It is normalised as the depthwise
-    kernel loads it and never written normalised; padding is zero after that. In training this
-    saves `input` and the raw depthwise output, half of what separate layers save.
+    The input is the raw output of the convolution before. Each kernel normalises as it loads and no
+    normalised map is written on a CPU; padding is zero after that. In training this saves the input
+    and the raw depthwise output, half of what separate layers save.
 
     Args:
-        input: [N, C, H, W], any strides; channels_last is the fast layout.
+        input: [N, C, H, W], any strides; channels_last is the fast layout. With its statistics,
+            where whatever wrote it has counted them, training does without a pass over it.
         input_bn: BatchNorm [C] and activation of the input.
-        weight: [C * multiplier, 1, K, K], in the input's dtype. A multiplier above 1 takes stock
-            PyTorch ops.
-        bn: BatchNorm [C * multiplier] and activation of the convolution's output.
-        stride: step in both axes.
-        padding: zeros on every side, (left, right, top, bottom), or "same" for TensorFlow's SAME.
-        dilation: distance of the taps in both axes.
+        depthwise_weight: [C * multiplier, 1, K, K], in the input's dtype. A multiplier above 1
+            takes stock PyTorch ops.
+        bn: BatchNorm [C * multiplier] and activation between the convolutions.
+        pointwise_weight: [C', C * multiplier, 1, 1], in the input's dtype.
+        stride: step of the depthwise convolution in both axes.
+        padding: of the depthwise convolution: zeros on every side, (left, right, top, bottom), or
+            "same" for TensorFlow's SAME.
+        dilation: distance of the depthwise taps in both axes.
+        statistics: count the output's mean and variance on the way, for a BatchNorm after it.
 
     Returns:
-        [N, C * multiplier, H', W'] in the input's memory format.
+        [N, C', H', W'] in the input's memory format, and its statistics if they were asked for.
 
     Raises:
         ValueError: an argument is out of range, or training with one value per channel.
@@ -140,8 +164,63 @@ def bn_relu_depthwise_conv_bn_relu(
 
     Source: Howard et al. 2017, arXiv:1704.04861, figure 3.
     """
-    name = "bn_relu_depthwise_conv_bn_relu"
-    return _depthwise_unit(name, input, input_bn, weight, bn, stride, padding, dilation)
+    op = "bn_relu_separable_conv"
+    x = input.tensor
+    check_conv(op, x, depthwise_weight, stride, padding, dilation)
+    check_pointwise(op, depthwise_weight.shape[0], pointwise_weight)
+    check_batch_norm(op, "bn.", bn, depthwise_weight.shape[0])
+    check_batch_norm(op, "input_bn.", input_bn, x.shape[1])
+    x = autocast(x)
+    weights = (autocast(depthwise_weight), autocast(pointwise_weight))
+    if not takes_kernels(x, weights[0]):
+        refuse_group(op, bn, input_bn)
+        z = reference.bn_relu(x, **input_bn.arguments)
+        raw = reference.depthwise_conv(
+            z, weights[0], stride=stride, padding=padding, dilation=dilation
+        )
+        return RawMap(F.conv2d(reference.bn_relu(raw, **bn.arguments), weights[1]))
+    conv = conv_geometry(x, weights[0].shape[2], stride, padding, dilation)
+    unit = block.Block(conv, input_bn.options, bn.options, statistics)
+    parameters = (*bn.vectors[:2], *input_bn.vectors[:2])
+    if needs_grad(x, *weights, *parameters):
+        output, mean, var, *update = block.SeparableConv.apply(
+            x, *input[1:], *weights, unit, *bn.vectors, *input_bn.vectors
+        )
+        result = RawMap(output, mean, var)
+    else:
+        forward = block.block_forward(
+            input._replace(tensor=x), weights, unit, bn.vectors, input_bn.vectors
+        )
+        result, update = forward.output, [*forward.statistics, *forward.input_statistics]
+    bn.update(*update[:2])
+    input_bn.update(*update[2:])
+    return result
+
+
+def pointwise_conv(input: Tensor, weight: Tensor, *, statistics: bool = False) -> RawMap:
+    """1 x 1 convolution, without a bias.
+
+    Args:
+        input: [N, C, H, W], any strides; channels_last is the fast layout.
+        weight: [C', C, 1, 1], in the input's dtype.
+        statistics: count the output's mean and variance on the way, for a BatchNorm after it.
+
+    Returns:
+        [N, C', H, W] in the input's memory format, and its statistics if they were asked for.
+
+    Raises:
+        ValueError: shapes do not fit together.
+        RuntimeError: dtypes or devices do not fit together.
+    """
+    op = "pointwise_conv"
+    check_map(op, input)
+    check_pointwise(op, input.shape[1], weight)
+    input, weight = autocast(input), autocast(weight)
+    if not device_has_kernels(input.device):
+        return RawMap(F.conv2d(input, weight))
+    if needs_grad(input, weight):
+        return RawMap(*block.PointwiseConv.apply(input, weight, statistics))
+    return pointwise_forward(input, weight, Affine(), 0, statistics)
 
 
 def bn_relu(
@@ -156,6 +235,7 @@ def bn_relu(
     eps: float = 1e-5,
     activation: str | None = "relu6",
     process_group: ProcessGroup | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """BatchNorm and activation in one pass (two when training).
 
@@ -172,6 +252,7 @@ def bn_relu(
         eps: added to the variance.
         activation: "relu", "relu6" or None.
         process_group: share batch statistics over these ranks, as SyncBatchNorm does.
+        statistics: the input's mean and biased variance, [C], where they are known; saves a pass.
 
     Returns:
         [N, C, H, W] in the input's memory format.
@@ -196,95 +277,12 @@ def bn_relu(
     check_map(op, input)
     check_batch_norm(op, "", bn, input.shape[1])
     if not device_has_kernels(input.device):
-        _refuse_group(op, bn)
+        refuse_group(op, bn)
         return reference.bn_relu(input, **bn.arguments)
-    if _needs_grad(input, bn.weight, bn.bias):
-        output, *update = autograd.BNReLU.apply(input, bn.options, *bn.vectors)
+    raw = RawMap(input, *(statistics or ()))
+    if needs_grad(input, bn.weight, bn.bias):
+        output, *update = autograd.BNReLU.apply(*raw, bn.options, *bn.vectors)
     else:
-        output, _, update = autograd.bn_relu_forward(input, bn.vectors, bn.options)
+        output, _, update = autograd.bn_relu_forward(raw, bn.vectors, bn.options)
     bn.update(*update)
     return output
-
-
-def _depthwise_unit(
-    op: str,
-    input: Tensor,
-    input_bn: BatchNorm | None,
-    weight: Tensor,
-    bn: BatchNorm,
-    stride: int,
-    padding: Padding,
-    dilation: int,
-) -> Tensor:
-    """Check, cast for autocast, choose the way, and move the running statistics."""
-    check_conv(op, input, weight, stride, padding, dilation)
-    check_batch_norm(op, "bn_" if input_bn is None else "bn.", bn, weight.shape[0])
-    if input_bn is not None:
-        check_batch_norm(op, "input_bn.", input_bn, input.shape[1])
-    input, weight = autocast(input), autocast(weight)
-    has_multiplier = weight.shape[0] != input.shape[1]
-    if has_multiplier or not device_has_kernels(input.device):
-        _refuse_group(op, bn, input_bn)
-        return reference.bn_relu_depthwise_conv_bn_relu(
-            input, input_bn, weight, bn, stride=stride, padding=padding, dilation=dilation
-        )
-    conv = conv_geometry(input, weight.shape[2], stride, padding, dilation)
-    unit = Unit(conv, bn.options, input_bn and input_bn.options)
-    vectors, input_vectors = bn.vectors, input_bn.vectors if input_bn else Vectors()
-    if _needs_grad(input, weight, *vectors[:2], *input_vectors[:2]):
-        output, *update = autograd.DepthwiseConvBNReLU.apply(
-            input, weight, unit, *vectors, *input_vectors
-        )
-    elif bn.training or (input_bn is not None and input_bn.training):
-        result = autograd.depthwise_forward(input, weight, vectors, input_vectors, unit)
-        output, update = result.output, [*result.statistics, *result.input_statistics]
-    else:
-        return autograd.depthwise_inference(input, weight, vectors, input_vectors, unit)
-    bn.update(*update[:2])
-    if input_bn is not None:
-        input_bn.update(*update[2:])
-    return output
-
-
-def is_autocast_enabled(device: torch.device) -> bool:
-    """Tell whether autocast is on for a device; some (meta) know no autocast."""
-    kind = device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def autocast(x: Tensor) -> Tensor:
-    """Cast to the autocast dtype where autocast would; float64 stays, as in torch."""
-    if is_autocast_enabled(x.device) and x.is_floating_point() and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(x.device.type))
-    return x
-
-
-def _needs_grad(*tensors: Tensor | None) -> bool:
-    """Tell whether autograd would record an op on these tensors."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-
-
-def device_has_kernels(device: torch.device) -> bool:
-    """Tell whether the ops run on a device; on meta the fake kernels do."""
-    if device.type == "meta" or has_kernels(device):
-        return True
-    if not torch.compiler.is_compiling():
-        _warn_about_device(device.type)
-    return False
-
-
-@cache
-def _warn_about_device(kind: str) -> None:
-    """Say once per device that stock PyTorch does the work."""
-    why = f" ({cuda_status()})" if kind == "cuda" else ""
-    warnings.warn(
-        f"mobilenet_ext has no kernels for {kind}{why}: using stock PyTorch ops there",
-        stacklevel=5,
-    )
-
-
-def _refuse_group(op: str, *norms: BatchNorm | None) -> None:
-    """Stock ops do not share statistics over ranks; dropping the group would be silent."""
-    for bn in norms:
-        if bn is not None and bn.training and bn.process_group is not None:
-            raise RuntimeError(f"{op}: process_group must be None where kernels are missing")

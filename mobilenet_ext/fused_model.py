@@ -2,9 +2,9 @@
 
 Training writes raw convolution outputs only:
 
-    stem conv -> raw -> [BN, act, depthwise, BN, act] -> pointwise -> raw -> ... -> BN, act -> head
+    stem conv -> raw -> [BN, act, depthwise, BN, act, pointwise] -> raw -> ... -> BN, act -> head
 
-Each bracket is one functional.bn_relu_depthwise_conv_bn_relu. Inference takes a FrozenMobileNet.
+Each bracket is one functional.bn_relu_separable_conv. Inference takes a FrozenMobileNet.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from . import functional, layers, nn
+from . import dispatch, functional, layers, nn
 from .frozen_cache import FrozenCache
 from .model import MobileNet
 
@@ -62,23 +62,24 @@ class FusedMobileNet(MobileNet):
 
     def _chain(self, input: Tensor) -> Tensor:
         """Run the units; only raw convolution outputs pass from one to the next."""
-        raw = self.stem.conv(self.stem.pad(input))
-        raw = raw.contiguous(memory_format=torch.channels_last)
+        output = self.stem.conv(self.stem.pad(input))
+        raw = functional.RawMap(output.contiguous(memory_format=torch.channels_last))
         bn = nn.read_batch_norm(self.stem.bn, self.stem.activation)
         for block in cast("list[nn.SeparableBlock]", self.blocks):
             depthwise, pointwise = block.depthwise, block.pointwise
-            z = functional.bn_relu_depthwise_conv_bn_relu(
+            raw = functional.bn_relu_separable_conv(
                 raw,
                 bn,
                 depthwise.conv.weight,
                 nn.read_batch_norm(depthwise.bn, depthwise.activation),
+                pointwise.conv.weight,
                 stride=depthwise.conv.stride[0],
                 padding=depthwise.padding,
                 dilation=depthwise.conv.dilation[0],
+                statistics=pointwise.bn.training,
             )
-            raw = nn.pointwise_conv(z, pointwise.conv.weight)
             bn = nn.read_batch_norm(pointwise.bn, pointwise.activation)
-        return functional.bn_relu(raw, **bn.arguments, process_group=bn.process_group)
+        return nn.normalise(raw, bn)
 
     def _can_chain(self, input: Tensor) -> bool:
         """Tell whether every layer is what it was built as and nobody listens inside."""
@@ -100,7 +101,7 @@ class FusedMobileNet(MobileNet):
             or nn.is_exporting()
             or type(self).forward_features is not FusedMobileNet.forward_features
             or type(input) is not Tensor
-            or functional.is_autocast_enabled(input.device)
+            or dispatch.is_autocast_enabled(input.device)
         ):
             return None
         if self._frozen is None or not self._frozen.has_same_modules():

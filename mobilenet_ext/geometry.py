@@ -29,11 +29,10 @@ class Conv(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What is not a tensor in a depthwise unit: geometry, its BatchNorm, its input's if any."""
+    """What is not a tensor in a depthwise unit: geometry, and its BatchNorm."""
 
     conv: Conv
     bn: Options
-    input_bn: Options | None
 
 
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import functional, layers, reference
+from . import dispatch, layers, reference_ops
 from .batch_norm import ACTIVATIONS, vector_dtype
 from .checks import require
 from .cuda_graphs import CudaGraphs
@@ -78,7 +78,7 @@ def fold(layer: layers.ConvBNReLU) -> FoldedConv:
     if mean is None or var is None:
         raise ValueError("freeze: running statistics must be tracked, got None")
     dtype = vector_dtype(conv.weight)
-    scale, shift, *_ = reference.batch_norm_affine(
+    scale, shift, *_ = reference_ops.batch_norm_affine(
         mean.to(dtype), var.to(dtype), bn.weight, bn.bias, bn.eps, 0
     )
     weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
@@ -194,7 +194,7 @@ class FrozenMobileNet(Described, nn.Module):
         """Last activated map, or the list of maps if features_only; never by a graph."""
         self._check_input(input)
         x = input.contiguous(memory_format=torch.channels_last)
-        fused = functional.device_has_kernels(input.device)
+        fused = dispatch.device_has_kernels(input.device)
         x = self._stock(x, self._stem, groups=1)
         maps = []
         for index, (depthwise, pointwise) in enumerate(self._blocks):

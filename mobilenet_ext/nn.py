@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import functional, layers
+from . import dispatch, functional, layers
 from .batch_norm import BatchNorm
 
 if TYPE_CHECKING:
@@ -39,8 +38,7 @@ class ConvBNReLU(layers.ConvBNReLU):
         if not can_fuse(self, input):
             return super().forward(input)
         bn = read_batch_norm(self.bn, self.activation)
-        raw = self.conv(self.pad(input))
-        return functional.bn_relu(raw, **bn.arguments, process_group=bn.process_group)
+        return normalise(functional.RawMap(self.conv(self.pad(input))), bn)
 
 
 class DepthwiseConvBNReLU(layers.DepthwiseConvBNReLU):
@@ -80,8 +78,8 @@ class PointwiseConvBNReLU(layers.PointwiseConvBNReLU):
         if not can_fuse(self, input):
             return super().forward(input)
         bn = read_batch_norm(self.bn, self.activation)
-        raw = pointwise_conv(input, self.conv.weight)
-        return functional.bn_relu(raw, **bn.arguments, process_group=bn.process_group)
+        raw = functional.pointwise_conv(input, self.conv.weight, statistics=bn.training)
+        return normalise(raw, bn)
 
 
 class SeparableBlock(layers.SeparableBlock):
@@ -92,21 +90,6 @@ class SeparableBlock(layers.SeparableBlock):
 
     depthwise_type = DepthwiseConvBNReLU
     pointwise_type = PointwiseConvBNReLU
-
-
-def pointwise_conv(input: Tensor, weight: Tensor) -> Tensor:
-    """1x1 convolution; on channels_last maps a matrix product over pixels.
-
-    Args:
-        input: [N, C, H, W].
-        weight: [C', C, 1, 1].
-
-    Returns:
-        [N, C', H, W] in the input's memory format.
-    """
-    if not input.is_contiguous(memory_format=torch.channels_last):
-        return F.conv2d(input, weight)
-    return F.linear(input.permute(0, 2, 3, 1), weight.flatten(1)).permute(0, 3, 1, 2)
 
 
 def is_exporting() -> bool:
@@ -137,7 +120,7 @@ def can_fuse(layer: layers.ConvBNReLU, input: Tensor) -> bool:
         and conv.groups in (1, conv.out_channels)
         and not has_hooks(conv)
         and not has_hooks(bn)
-        and functional.device_has_kernels(input.device)
+        and dispatch.device_has_kernels(input.device)
     )
 
 
@@ -168,6 +151,14 @@ def read_batch_norm(bn: nn.modules.batchnorm._BatchNorm, activation: str | None)
         bn.eps,
         activation,
         sync_group(bn),
+    )
+
+
+def normalise(raw: functional.RawMap, bn: BatchNorm) -> Tensor:
+    """BatchNorm and activation of a raw convolution output."""
+    group, statistics = bn.process_group, raw.statistics
+    return functional.bn_relu(
+        raw.tensor, **bn.arguments, process_group=group, statistics=statistics
     )
 
 

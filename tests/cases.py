@@ -19,7 +19,10 @@ DTYPE_IDS = [str(dtype).removeprefix("torch.") for dtype in DTYPES]
 
 @dataclass(frozen=True)
 class ConvCase:
-    """A depthwise convolution; `padding` is (left, right, top, bottom)."""
+    """A depthwise convolution, or with `out_channels` a pointwise one (see `pointwise_case`).
+
+    `padding` is (left, right, top, bottom).
+    """
 
     name: str
     batch: int
@@ -33,6 +36,15 @@ class ConvCase:
     layout: str = "channels_last"  # of the input, see `LAYOUTS`
     grad_layout: str = "channels_last"  # of the gradient of the output
     activation: str | None = "relu6"
+    out_channels: int = 0
+
+    @property
+    def op(self) -> str:
+        return "pointwise_conv" if self.out_channels else "depthwise_conv"
+
+    @property
+    def channels_after(self) -> int:
+        return self.out_channels or self.channels
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -46,6 +58,23 @@ class ConvCase:
     @property
     def code(self) -> int:
         return ACTIVATIONS[self.activation]
+
+
+def pointwise_case(
+    name: str, batch: int, channels: int, out_channels: int, height: int, width: int, **options: str
+) -> ConvCase:
+    return ConvCase(
+        name,
+        batch,
+        channels,
+        height,
+        width,
+        1,
+        1,
+        (0, 0, 0, 0),
+        out_channels=out_channels,
+        **options,
+    )
 
 
 CASES = (
@@ -100,7 +129,45 @@ CASES = (
     ConvCase("expanded_all", 2, 9, 6, 7, grad_layout="expanded_all"),
     ConvCase("misaligned", 2, 17, 6, 7, layout="misaligned", grad_layout="misaligned"),
 )
-_BY_NAME = {case.name: case for case in CASES}
+POINTWISE_CASES = (
+    # No map, and maps of fewer pixels than a register tile has rows.
+    pointwise_case("pointwise_empty_batch", 0, 8, 5, 3, 3),
+    pointwise_case("pointwise_one_pixel", 1, 8, 16, 1, 1),
+    pointwise_case("pointwise_five_pixels", 1, 9, 17, 1, 5),
+    # Channels below, at and above a panel of 16, on either side.
+    pointwise_case("pointwise_1_to_1", 2, 1, 1, 4, 5),
+    pointwise_case("pointwise_3_to_33", 2, 3, 33, 4, 5, activation="relu"),
+    pointwise_case("pointwise_16_to_16", 2, 16, 16, 5, 5),
+    pointwise_case("pointwise_17_to_15", 2, 17, 15, 5, 7),
+    pointwise_case("pointwise_64_to_160", 3, 64, 160, 7, 7, activation="relu"),
+    # Pitches of 1 KB and more, which are padded.
+    pointwise_case("pointwise_256_to_512", 1, 256, 512, 3, 3),
+    # Work that is split: in ranges of pixels, shares of channels, tiles, and both, unevenly.
+    pointwise_case("pointwise_ranges", 3, 32, 48, 61, 43),
+    pointwise_case("pointwise_shares", 1, 300, 420, 4, 5),
+    pointwise_case("pointwise_ranges_and_shares", 2, 270, 330, 19, 17, activation="relu"),
+    pointwise_case("pointwise_tiles", 1, 520, 130, 31, 33),
+    # Layouts.
+    pointwise_case(
+        "pointwise_contiguous", 2, 17, 20, 6, 7, layout="contiguous", grad_layout="contiguous"
+    ),
+    pointwise_case("pointwise_sliced", 2, 17, 20, 6, 7, layout="sliced", grad_layout="transposed"),
+    pointwise_case(
+        "pointwise_expanded", 3, 16, 16, 6, 7, layout="expanded_batch", grad_layout="expanded_all"
+    ),
+    pointwise_case(
+        "pointwise_misaligned", 2, 16, 32, 6, 7, layout="misaligned", grad_layout="misaligned"
+    ),
+)
+POINTWISE = tuple(case.name for case in POINTWISE_CASES)
+FEW_POINTWISE = (
+    "pointwise_17_to_15",
+    "pointwise_16_to_16",
+    "pointwise_ranges",
+    "pointwise_contiguous",
+)
+
+_BY_NAME = {case.name: case for case in (*CASES, *POINTWISE_CASES)}
 
 # Where one case of each kind is enough.
 FEW_CASES = ("channels_17", "stride_2_keras_odd_map", "kernel_5", "bands", "contiguous")
@@ -110,8 +177,8 @@ def case_named(name: str) -> ConvCase:
     return _BY_NAME[name]
 
 
-def over_cases(names: Sequence[str] = tuple(_BY_NAME)) -> pytest.MarkDecorator:
-    """Runs a test with `case` set to each of the named cases, by default to all of them."""
+def over_cases(names: Sequence[str] = tuple(case.name for case in CASES)) -> pytest.MarkDecorator:
+    """Runs a test with `case` set to each of the named cases, by default all depthwise ones."""
     return pytest.mark.parametrize("case", [_BY_NAME[name] for name in names], ids=names)
 
 
@@ -201,6 +268,7 @@ def make_vector(channels: int, low: float, high: float, dtype: torch.dtype) -> T
 
 
 def make_weight(case: ConvCase, dtype: torch.dtype = torch.float32) -> Tensor:
-    """[C, 1, K, K], between NaNs."""
-    shape = (case.channels, 1, case.kernel, case.kernel)
+    """[C, 1, K, K], or [C', C, 1, 1] for a pointwise convolution, between NaNs."""
+    before = case.channels if case.out_channels else 1
+    shape = (case.channels_after, before, case.kernel, case.kernel)
     return _in_nan(shape, dtype, 3).copy_(torch.randn(shape, dtype=torch.float64))

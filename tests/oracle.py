@@ -25,7 +25,7 @@ def scale_shift_act(x: Tensor, scale: Tensor, shift: Tensor, activation: str | N
     return activate(x.double() * per_channel(scale) + per_channel(shift), activation)
 
 
-def depthwise_conv(z: Tensor, weight: Tensor, case: ConvCase) -> Tensor:
+def convolution(z: Tensor, weight: Tensor, case: ConvCase) -> Tensor:
     """The raw convolution of `z` [N, C, H, W], padded with zeros."""
     padded = F.pad(z.double(), case.padding)
     return F.conv2d(
@@ -33,7 +33,7 @@ def depthwise_conv(z: Tensor, weight: Tensor, case: ConvCase) -> Tensor:
         weight.double(),
         stride=case.stride,
         dilation=case.dilation,
-        groups=weight.shape[0],
+        groups=1 if case.out_channels else weight.shape[0],
     )
 
 
@@ -73,7 +73,20 @@ def unit(
     That rounding has to be followed: it decides on which side of a kink a value near it falls.
     """
     z = batch_norm_act(x, input_bn) if input_bn else x
-    return batch_norm_act(stored(depthwise_conv(z, weight, case), x.dtype), bn)
+    return batch_norm_act(stored(convolution(z, weight, case), x.dtype), bn)
+
+
+def block(
+    x: Tensor,
+    input_bn: BatchNorm,
+    weight: Tensor,
+    bn: BatchNorm,
+    pointwise_weight: Tensor,
+    case: ConvCase,
+) -> Tensor:
+    """pointwise(act(bn(depthwise(act(input_bn(x)))))), raw outputs stored likewise."""
+    z = unit(x, input_bn, weight, bn, case)
+    return F.conv2d(z, pointwise_weight.double())
 
 
 def assert_values(

@@ -58,20 +58,25 @@ def forward_arguments(
     epilogue: ScaleShiftAct | None = None,
     statistics: bool = False,
 ) -> dict[str, Any]:
-    """Keyword arguments of `torch.ops.mobilenet_ext.depthwise_conv`."""
+    """Keyword arguments of `torch.ops.mobilenet_ext.depthwise_conv` or `pointwise_conv`."""
     return {
         "input": make_tensor(case.shape, case.layout, dtype),
         "weight": make_weight(case, dtype),
         **(prologue.arguments("input") if prologue else no_map("input")),
         **(epilogue.arguments("output") if epilogue else no_map("output")),
         "statistics": statistics,
-        **dict(zip(GEOMETRY, case.geometry, strict=True)),
+        **geometry_arguments(case),
     }
+
+
+def geometry_arguments(case: ConvCase) -> dict[str, int]:
+    """What only a depthwise convolution takes."""
+    return {} if case.out_channels else dict(zip(GEOMETRY, case.geometry, strict=True))
 
 
 @dataclass(frozen=True)
 class BackwardSample:
-    """A call of `depthwise_conv_backward`: what surrounds the convolution, and its arguments."""
+    """A call of a convolution's backward op: what surrounds the convolution, and its arguments."""
 
     case: ConvCase
     dtype: torch.dtype
@@ -106,7 +111,7 @@ class BackwardSample:
             weight = weight.abs()
         z, weight = z.detach().requires_grad_(), weight.requires_grad_()
         with torch.enable_grad():
-            raw = oracle.depthwise_conv(z, weight, self.case)
+            raw = oracle.convolution(z, weight, self.case)
         grad_input, grad_weight = torch.autograd.grad(raw, (z, weight), grad_raw)
         if self.prologue:
             y = self.prologue.before_activation(x)
@@ -141,11 +146,11 @@ def make_backward_sample(
     `prologue` and `epilogue`: the BatchNorms are there; `raw_terms`: the one after has used the
     batch's statistics; `sums`: so has the one before, or its parameters want gradients.
     """
-    channels = case.channels
-    before = make_map(channels, dtype, case.activation) if prologue else None
+    channels = case.channels_after
+    before = make_map(case.channels, dtype, case.activation) if prologue else None
     after = make_map(channels, dtype, case.activation) if epilogue else None
     x, weight = make_tensor(case.shape, case.layout, dtype), make_weight(case, dtype)
-    raw_shape = oracle.depthwise_conv(x, weight, case).shape
+    raw_shape = oracle.convolution(x, weight, case).shape
     output = make_tensor(raw_shape, _layout_of_output(case), dtype) if epilogue else None
     arguments = {
         "grad_output": make_tensor(raw_shape, case.grad_layout, dtype),
@@ -157,8 +162,8 @@ def make_backward_sample(
         "input": x,
         "weight": weight,
         **(before.arguments("input") if before else no_map("input")),
-        "input_mean": make_vector(channels, -1, 1, dtype) if prologue and sums else None,
-        **dict(zip(GEOMETRY, case.geometry, strict=True)),
+        "input_mean": make_vector(case.channels, -1, 1, dtype) if prologue and sums else None,
+        **geometry_arguments(case),
         "need_grad_input": need_grad_input,
         "need_grad_weight": need_grad_weight,
     }

@@ -15,7 +15,7 @@ from implementations import on_gpu, why_not_on_host
 from models import images, make_pair, named_gradients
 from torch import Tensor, nn
 
-from mobilenet_ext import FusedMobileNet, MobileNet, autograd, batch_norm
+from mobilenet_ext import FusedMobileNet, MobileNet, autograd, batch_norm, block, pointwise
 
 
 @cache
@@ -70,8 +70,9 @@ def test_a_training_step_on_the_emulated_kernels(
     stock, fused = make_pair()
     x = images(4, 3, 32, 32)
     expected = step(stock.double(), x.double())
-    for module in (autograd, batch_norm):
+    for module in (autograd, batch_norm, block, pointwise):
         monkeypatch.setattr(module, "_ops", library().ops)
+    monkeypatch.setattr(pointwise, "_DEVICES_WITH_OP", set())
     actual = step(fused.to(dtype), x.to(dtype))
     assert_step_is_near(fused, stock, actual, expected, tolerance)
 

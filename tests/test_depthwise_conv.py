@@ -11,79 +11,32 @@ from cases import (
     make_tensor,
     over_cases,
     over_dtypes,
-    vector_dtype,
 )
+from conv_checks import NOTHING, check_forward, magnitude
 from implementations import Ops
 from oracle import assert_values
 from samples import ScaleShiftAct, forward_arguments, make_map
 from torch import Tensor
 from torch.nn import functional as F
 
-NOTHING = "nothing"
 over_activations = pytest.mark.parametrize("activation", ACTIVATIONS)
-
-
-def magnitude(z: Tensor, weight: Tensor, case: ConvCase) -> float:
-    """The largest sum of magnitudes that an output element is made of."""
-    raw = oracle.depthwise_conv(z.abs(), weight.abs(), case)
-    return raw.max().item() if raw.numel() else 0.0
-
-
-def assert_statistics(output: Tensor, mean: Tensor, var: Tensor) -> None:
-    """`mean` and `var` must be those of `output` as it is stored."""
-    if not output.numel():
-        assert mean.isnan().all()
-        assert var.isnan().all()
-        assert mean.shape == var.shape == output.shape[1:2]
-        return
-    stored, dtype = output.double(), vector_dtype(output.dtype)
-    spread = stored.abs().max().item()
-    assert_values(mean, stored.mean((0, 2, 3)), dtype, scale=spread)
-    expected = stored.var((0, 2, 3), correction=0)
-    assert_values(var, expected, dtype, scale=spread**2)
-
-
-def check(
-    ops: Ops, case: ConvCase, dtype: torch.dtype, *, prologue: str | None, epilogue: str | None
-) -> None:
-    """Compares values and, where there is no epilogue, statistics with the oracle's.
-
-    Prologue and epilogue are activations behind a BatchNorm, or `NOTHING`.
-    """
-    before = None if prologue is NOTHING else make_map(case.channels, dtype, prologue)
-    after = None if epilogue is NOTHING else make_map(case.channels, dtype, epilogue)
-    arguments = forward_arguments(
-        case, dtype, prologue=before, epilogue=after, statistics=after is None
-    )
-    output, mean, var = ops.depthwise_conv(**arguments)
-    x, weight = arguments["input"], arguments["weight"]
-    z = before(x) if before else x.double()
-    raw = oracle.depthwise_conv(z, weight, case)
-    scale = magnitude(before.magnitude(x) if before else z, weight.double(), case)
-    if after:
-        assert_values(output, after(raw), dtype, scale=4 * scale + 3)
-        assert mean.shape == var.shape == (0,)
-        assert mean.dtype == var.dtype == vector_dtype(dtype)
-    else:
-        assert_values(output, raw, dtype, scale=scale)
-        assert_statistics(output, mean, var)
 
 
 @over_cases()
 def test_raw_output_and_its_statistics(ops: Ops, case: ConvCase) -> None:
-    check(ops, case, torch.float32, prologue=NOTHING, epilogue=NOTHING)
+    check_forward(ops, case, torch.float32, prologue=NOTHING, epilogue=NOTHING)
 
 
 @over_cases()
 def test_prologue_and_epilogue(ops: Ops, case: ConvCase) -> None:
-    check(ops, case, torch.float32, prologue=case.activation, epilogue=case.activation)
+    check_forward(ops, case, torch.float32, prologue=case.activation, epilogue=case.activation)
 
 
 @over_cases(FEW_CASES)
 @over_dtypes
 def test_every_dtype(ops: Ops, case: ConvCase, dtype: torch.dtype) -> None:
-    check(ops, case, dtype, prologue=case.activation, epilogue=NOTHING)
-    check(ops, case, dtype, prologue=case.activation, epilogue=case.activation)
+    check_forward(ops, case, dtype, prologue=case.activation, epilogue=NOTHING)
+    check_forward(ops, case, dtype, prologue=case.activation, epilogue=case.activation)
 
 
 @over_dtypes
@@ -94,16 +47,16 @@ def test_every_prologue_of_whole_vectors(
 ) -> None:
     """Kernels are specialised for each of these."""
     case = ConvCase("", 2, 8, 7, 6, stride=stride)
-    check(ops, case, dtype, prologue=activation, epilogue=NOTHING)
-    check(ops, case, dtype, prologue=activation, epilogue="relu6")
+    check_forward(ops, case, dtype, prologue=activation, epilogue=NOTHING)
+    check_forward(ops, case, dtype, prologue=activation, epilogue="relu6")
 
 
 @over_activations
 def test_every_activation_before_and_after(ops: Ops, activation: str | None) -> None:
     case = case_named("channels_33")
-    check(ops, case, torch.float32, prologue=activation, epilogue=NOTHING)
-    check(ops, case, torch.float32, prologue=NOTHING, epilogue=activation)
-    check(ops, case, torch.float32, prologue=activation, epilogue=activation)
+    check_forward(ops, case, torch.float32, prologue=activation, epilogue=NOTHING)
+    check_forward(ops, case, torch.float32, prologue=NOTHING, epilogue=activation)
+    check_forward(ops, case, torch.float32, prologue=activation, epilogue=activation)
 
 
 def test_padding_is_zero_after_the_prologue(ops: Ops) -> None:
@@ -159,7 +112,7 @@ def test_prologue_propagates_nan_and_clips_infinity(ops: Ops) -> None:
     arguments = forward_arguments(case, prologue=prologue)
     x = arguments["input"]
     x[0, 0, 2, 2], x[0, 4, 2, 2], x[0, 8, 2, 2] = torch.nan, torch.inf, -torch.inf
-    expected = oracle.depthwise_conv(prologue(x), arguments["weight"], case)
+    expected = oracle.convolution(prologue(x), arguments["weight"], case)
     assert expected.isnan().sum() == 9
     assert not expected.isinf().any()
     assert_values(ops.depthwise_conv(**arguments)[0], expected, torch.float32, scale=60.0)
@@ -195,7 +148,7 @@ def test_strided_weight_and_vectors(ops: Ops) -> None:
     scale, shift = torch.rand(9, 2)[:, 0], torch.rand(1).expand(9)
     epilogue = ScaleShiftAct(scale, shift, None)
     arguments |= epilogue.arguments("output")
-    expected = epilogue(oracle.depthwise_conv(arguments["input"], arguments["weight"], case))
+    expected = epilogue(oracle.convolution(arguments["input"], arguments["weight"], case))
     assert_values(ops.depthwise_conv(**arguments)[0], expected, torch.float32, scale=20.0)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 from mobilenet_ext import functional
-from mobilenet_ext.functional import BatchNorm
+from mobilenet_ext.functional import BatchNorm, RawMap
 
 over_modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
@@ -52,13 +52,30 @@ def detached_copy(bn: BatchNorm) -> BatchNorm:
     return bn._replace(running_mean=bn.running_mean.clone(), running_var=bn.running_var.clone())
 
 
-def call_unit(
-    x: Tensor, input_bn: BatchNorm | None, weight: Tensor, bn: BatchNorm, case: ConvCase
-) -> Tensor:
-    """The unit under test, with or without the BatchNorm before."""
+def call_block(
+    x: Tensor,
+    input_bn: BatchNorm,
+    weight: Tensor,
+    bn: BatchNorm,
+    pointwise_weight: Tensor,
+    case: ConvCase,
+    **options: bool,
+) -> RawMap:
+    return functional.bn_relu_separable_conv(
+        RawMap(x),
+        input_bn,
+        weight,
+        bn,
+        pointwise_weight,
+        stride=case.stride,
+        padding=case.padding,
+        dilation=case.dilation,
+        **options,
+    )
+
+
+def call_unit(x: Tensor, weight: Tensor, bn: BatchNorm, case: ConvCase) -> Tensor:
     geometry = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation}
-    if input_bn is not None:
-        return functional.bn_relu_depthwise_conv_bn_relu(x, input_bn, weight, bn, **geometry)
     options = {k: v for k, v in bn.arguments.items() if not k.startswith(("bn_", "running_"))}
     return functional.depthwise_conv_bn_relu(x, weight, *bn[:4], **geometry, **options)
 
@@ -82,29 +99,50 @@ def check_gradients(
     exact_gradients = torch.autograd.grad(exact, inputs, grad.double())
     largest = exact_gradients[0].abs().max().item() if exact_gradients[0].numel() else 0.0
     assert_values(gradients[0], exact_gradients[0].double(), dtype, scale=largest, roundings=3)
-    # Parameters are float32 beside 16-bit maps, whose rounding their gradients inherit.
+    # Parameters are float32 beside 16-bit maps, whose rounding their gradients inherit: of the
+    # gradients, and in a block of those between its convolutions.
     inherited = 1 + 5e4 * oracle.TOLERANCES[dtype].rounding
-    total = 10 * inherited * grad.double().abs().sum((0, 2, 3)).max().item()
+    total = 20 * inherited * grad.double().abs().sum((0, 2, 3)).max().item()
     for x, gradient, exact_gradient in zip(
         inputs[1:], gradients[1:], exact_gradients[1:], strict=True
     ):
         assert_values(gradient, exact_gradient.double(), x.dtype, scale=total)
 
 
-def check_unit(case: ConvCase, dtype: torch.dtype, *, training: bool, with_input_bn: bool) -> None:
-    """Values and all gradients of the unit, made by autograd through the oracle."""
-    options = {"training": training, "activation": case.activation}
-    bn = make_batch_norm(case.channels, dtype, **options)
-    input_bn = make_batch_norm(case.channels, dtype, **options) if with_input_bn else None
+def check_unit(case: ConvCase, dtype: torch.dtype, *, training: bool) -> None:
+    """Values and all gradients of the narrow unit, made by autograd through the oracle."""
+    bn = make_batch_norm(case.channels, dtype, training=training, activation=case.activation)
     x, weight = make_tensor(case.shape, case.layout, dtype), make_weight(case, dtype)
-    inputs = [x, weight, bn.weight, bn.bias]
-    inputs += [input_bn.weight, input_bn.bias] if input_bn else []
     check_gradients(
-        lambda: call_unit(x, input_bn and detached_copy(input_bn), weight, detached_copy(bn), case),
-        lambda: oracle.unit(x, input_bn, weight, bn, case),
-        [v for v in inputs if v is not None],
+        lambda: call_unit(x, weight, detached_copy(bn), case),
+        lambda: oracle.unit(x, None, weight, bn, case),
+        [x, weight, bn.weight, bn.bias],
         case.grad_layout,
     )
+
+
+def check_block(case: ConvCase, dtype: torch.dtype, *, training: bool) -> None:
+    """The same of the block; its pointwise convolution leaves the channels nearly as they are."""
+    options = {"training": training, "activation": case.activation}
+    bn, input_bn = (make_batch_norm(case.channels, dtype, **options) for _ in range(2))
+    x, weight = make_tensor(case.shape, case.layout, dtype), make_weight(case, dtype)
+    pointwise = make_pointwise_weight(case.channels, dtype)
+    check_gradients(
+        lambda: (
+            call_block(
+                x, detached_copy(input_bn), weight, detached_copy(bn), pointwise, case
+            ).tensor
+        ),
+        lambda: oracle.block(x, input_bn, weight, bn, pointwise, case),
+        [x, weight, pointwise, bn.weight, bn.bias, input_bn.weight, input_bn.bias],
+        case.grad_layout,
+    )
+
+
+def make_pointwise_weight(channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[C + 1, C, 1, 1]; a row of it keeps the size of what it multiplies."""
+    weight = torch.randn(channels + 1, channels, 1, 1) / channels
+    return (weight + torch.eye(channels + 1, channels)[:, :, None, None]).to(dtype)
 
 
 HOSTILE_CASES = (
@@ -117,20 +155,20 @@ HOSTILE_CASES = (
 @over_cases(HOSTILE_CASES)
 @over_modes
 def test_depthwise_conv_bn_relu(case: ConvCase, training: bool) -> None:
-    check_unit(case, torch.float32, training=training, with_input_bn=False)
+    check_unit(case, torch.float32, training=training)
 
 
 @over_cases(HOSTILE_CASES)
 @over_modes
 def test_block_unit(case: ConvCase, training: bool) -> None:
-    check_unit(case, torch.float32, training=training, with_input_bn=True)
+    check_block(case, torch.float32, training=training)
 
 
 @over_dtypes
 @over_cases(FEW_CASES)
 def test_every_dtype(case: ConvCase, dtype: torch.dtype) -> None:
-    check_unit(case, dtype, training=True, with_input_bn=True)
-    check_unit(case, dtype, training=False, with_input_bn=False)
+    check_block(case, dtype, training=True)
+    check_unit(case, dtype, training=False)
 
 
 @over_dtypes
@@ -166,9 +204,9 @@ def test_running_statistics_of_both_batch_norms(grad: bool) -> None:
     z = oracle.batch_norm_act(x, input_bn)
     expected = (
         expected_running(input_bn, x.double()),
-        expected_running(bn, oracle.depthwise_conv(z, weight, case).detach()),
+        expected_running(bn, oracle.convolution(z, weight, case).detach()),
     )
-    call_unit(x, input_bn, weight, bn, case)
+    call_block(x, input_bn, weight, bn, make_pointwise_weight(case.channels), case)
     for norm, (mean, var) in zip((input_bn, bn), expected, strict=True):
         assert_values(norm.running_mean, mean, torch.float32, scale=5.0)
         assert_values(norm.running_var, var, torch.float32, scale=25.0)
@@ -178,7 +216,7 @@ def test_running_statistics_stay_in_eval() -> None:
     case = case_named("channels_9")
     bn = make_batch_norm(case.channels, training=False)
     before = detached_copy(bn)
-    call_unit(make_tensor(case.shape).requires_grad_(), None, make_weight(case), bn, case)
+    call_unit(make_tensor(case.shape).requires_grad_(), make_weight(case), bn, case)
     assert torch.equal(bn.running_mean, before.running_mean)
     assert torch.equal(bn.running_var, before.running_var)
 
@@ -188,8 +226,9 @@ def test_batch_norm_without_parameters_or_running_statistics() -> None:
     x, weight = make_tensor(case.shape).requires_grad_(), make_weight(case)
     bare = BatchNorm(None, None, None, None, training=True, eps=1e-3)
     ones = bare._replace(weight=torch.ones(9), bias=torch.zeros(9))
-    actual = call_unit(x, bare, weight, bare, case)
-    expected = oracle.unit(x, ones, weight, ones, case)
+    pointwise = make_pointwise_weight(9)
+    actual = call_block(x, bare, weight, bare, pointwise, case).tensor
+    expected = oracle.block(x, ones, weight, ones, pointwise, case)
     assert_values(actual, expected, torch.float32, scale=10.0)
     grad = torch.randn(actual.shape)
     (gradient,) = torch.autograd.grad(actual, x, grad)
@@ -203,25 +242,28 @@ def test_batch_norm_without_parameters_or_running_statistics() -> None:
 
 
 @over_modes
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (4,), (5,), (0, 5), (1, 2), (0, 1)])
+@pytest.mark.parametrize(
+    "wanted", [(0,), (1,), (2,), (3,), (4,), (5,), (6,), (0, 6), (1, 2), (0, 1), (2, 3)]
+)
 def test_each_subset_of_gradients(wanted: tuple[int, ...], training: bool) -> None:
     """A gradient does not depend on which others are asked for; the others stay None."""
     case = case_named("stride_2_odd_map")
     input_bn, bn = (make_batch_norm(case.channels, training=training) for _ in range(2))
     x, weight = make_tensor(case.shape), make_weight(case)
-    tensors = [x, weight, bn.weight, bn.bias, input_bn.weight, input_bn.bias]
+    pointwise = make_pointwise_weight(case.channels)
+    tensors = [x, weight, pointwise, bn.weight, bn.bias, input_bn.weight, input_bn.bias]
 
     def run(chosen: Sequence[int]) -> list[Tensor | None]:
         leaves = [v.detach().clone().requires_grad_(i in chosen) for i, v in enumerate(tensors)]
         after, before = detached_copy(bn), detached_copy(input_bn)
-        after = after._replace(weight=leaves[2], bias=leaves[3])
-        before = before._replace(weight=leaves[4], bias=leaves[5])
-        output = call_unit(leaves[0], before, leaves[1], after, case)
+        after = after._replace(weight=leaves[3], bias=leaves[4])
+        before = before._replace(weight=leaves[5], bias=leaves[6])
+        output = call_block(leaves[0], before, leaves[1], after, leaves[2], case).tensor
         (output * torch.arange(output.numel()).view(output.shape).cos()).sum().backward()
         return [leaf.grad for leaf in leaves]
 
-    everything, some = run(range(6)), run(wanted)
-    for i in range(6):
+    everything, some = run(range(7)), run(wanted)
+    for i in range(7):
         if i in wanted:
             torch.testing.assert_close(some[i], everything[i], rtol=1e-6, atol=1e-5)
         else:
@@ -234,11 +276,11 @@ def test_with_and_without_autograd_agree(training: bool) -> None:
     case = case_named("kernel_5")
     bn = make_batch_norm(case.channels, training=training)
     x, weight = make_tensor(case.shape), make_weight(case)
-    recorded = call_unit(x.requires_grad_(), None, weight, detached_copy(bn), case)
+    recorded = call_unit(x.requires_grad_(), weight, detached_copy(bn), case)
     with torch.no_grad():
-        plain = call_unit(x, None, weight, detached_copy(bn), case)
+        plain = call_unit(x, weight, detached_copy(bn), case)
     with torch.inference_mode():
-        inferred = call_unit(x, None, weight, detached_copy(bn), case)
+        inferred = call_unit(x, weight, detached_copy(bn), case)
     assert recorded.requires_grad
     assert not plain.requires_grad
     assert torch.equal(plain, inferred)
@@ -246,19 +288,57 @@ def test_with_and_without_autograd_agree(training: bool) -> None:
 
 
 @over_modes
-@pytest.mark.parametrize("unit", [call_unit, "bn_relu"])
-def test_empty_batch(unit: Callable[..., Tensor] | str, training: bool) -> None:
+@pytest.mark.parametrize("unit", ["depthwise", "block", "bn_relu"])
+def test_empty_batch(unit: str, training: bool) -> None:
     """No images: no values, zero gradients, and running statistics that stay finite."""
     case = case_named("empty_batch")
     bn = make_batch_norm(case.channels, training=training)
     x, weight = make_tensor(case.shape).requires_grad_(), make_weight(case).requires_grad_()
     if unit == "bn_relu":
         output = functional.bn_relu(x, **bn.arguments)
+    elif unit == "block":
+        output = call_block(x, bn, weight, bn, make_pointwise_weight(8)[:8], case).tensor
     else:
-        output = call_unit(x, bn, weight, bn, case)
+        output = call_unit(x, weight, bn, case)
     output.sum().backward()
     assert output.shape == x.shape
     assert x.grad is not None
     assert unit == "bn_relu" or (weight.grad == 0).all()
     assert bn.running_mean.isfinite().all()
     assert bn.running_var.isfinite().all()
+
+
+def test_statistics_passed_from_block_to_block() -> None:
+    """A unit that is given its input's statistics does as one that has to count them."""
+    case = case_named("channels_17")
+    bn, input_bn = (make_batch_norm(17, training=True) for _ in range(2))
+    x, weight = make_tensor(case.shape).requires_grad_(), make_weight(case)
+    pointwise = make_pointwise_weight(17)[:17]
+    first = call_block(x, input_bn, weight, bn, pointwise, case, statistics=True)
+    assert first.statistics is not None
+    stored = first.tensor.detach().double()
+    assert_values(first.mean, stored.mean((0, 2, 3)), torch.float32, scale=10.0)
+    assert_values(first.var, stored.var((0, 2, 3), correction=0), torch.float32, scale=100.0)
+    counted = functional.bn_relu(first.tensor, **detached_copy(bn).arguments)
+    given = functional.bn_relu(
+        first.tensor, **detached_copy(bn).arguments, statistics=first.statistics
+    )
+    torch.testing.assert_close(given, counted)
+    assert call_block(x, input_bn, weight, bn, pointwise, case).statistics is None
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_pointwise_conv(layout: str) -> None:
+    x = make_tensor((2, 17, 5, 6), layout).requires_grad_()
+    weight = make_pointwise_weight(17).requires_grad_()
+    output, mean, var = functional.pointwise_conv(x, weight, statistics=True)
+    expected = torch.nn.functional.conv2d(x.double(), weight.double())
+    assert_values(output.detach(), expected.detach(), torch.float32, scale=10.0)
+    assert_values(mean, expected.detach().mean((0, 2, 3)), torch.float32, scale=10.0)
+    var_exact = expected.detach().var((0, 2, 3), correction=0)
+    assert_values(var, var_exact, torch.float32, scale=100.0)
+    grad = torch.randn(output.shape)
+    gradients = torch.autograd.grad(output, (x, weight), grad)
+    exact = torch.autograd.grad(expected, (x, weight), grad.double())
+    for gradient, reference in zip(gradients, exact, strict=True):
+        assert_values(gradient, reference.double(), torch.float32, scale=20.0)

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 from torch.autograd import gradgradcheck as full_gradgradcheck
 
 from mobilenet_ext import functional
-from mobilenet_ext.functional import BatchNorm
+from mobilenet_ext.functional import BatchNorm, RawMap
 
 CHANNELS = 3
 over_modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -54,9 +54,9 @@ def batch_norm(training: bool, activation: str | None) -> BatchNorm:
 def unit(
     case: ConvCase, input_bn: BatchNorm | None, bn: BatchNorm
 ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """The unit as a function of tensors, and the tensors."""
+    """The narrow unit, or with `input_bn` the block, as a function of tensors, and the tensors."""
     inputs = [leaf(*case.shape), leaf(CHANNELS, 1, case.kernel, case.kernel), bn.weight, bn.bias]
-    inputs += [input_bn.weight, input_bn.bias] if input_bn else []
+    inputs += [input_bn.weight, input_bn.bias, leaf(4, CHANNELS, 1, 1)] if input_bn else []
     geometry = {"stride": case.stride, "padding": case.padding, "dilation": case.dilation}
 
     def call(x: Tensor, weight: Tensor, *vectors: Tensor) -> Tensor:
@@ -65,7 +65,10 @@ def unit(
             options = {k: v for k, v in after.arguments.items() if k in OPTIONS}
             return functional.depthwise_conv_bn_relu(x, weight, *after[:4], **geometry, **options)
         before = input_bn._replace(weight=vectors[2], bias=vectors[3])
-        return functional.bn_relu_depthwise_conv_bn_relu(x, before, weight, after, **geometry)
+        block = functional.bn_relu_separable_conv(
+            RawMap(x), before, weight, after, vectors[4], **geometry
+        )
+        return block.tensor
 
     return call, tuple(x for x in inputs if x is not None)
 
@@ -133,6 +136,15 @@ def test_bn_relu(activation: str | None, training: bool) -> None:
     assert gradgradcheck(call, inputs)
 
 
+def test_pointwise_conv() -> None:
+    def call(x: Tensor, weight: Tensor) -> Tensor:
+        return functional.pointwise_conv(x, weight).tensor
+
+    inputs = (leaf(2, CHANNELS, 3, 2), leaf(5, CHANNELS, 1, 1))
+    assert gradcheck(call, inputs)
+    assert gradgradcheck(call, inputs)
+
+
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_memory_formats(memory_format: torch.memory_format) -> None:
     norms = batch_norm(True, "relu6"), batch_norm(True, "relu6")
@@ -141,7 +153,7 @@ def test_memory_formats(memory_format: torch.memory_format) -> None:
     assert gradcheck(call, (x, *inputs[1:]))
 
 
-@pytest.mark.parametrize("wanted", [(0,), (1,), (2, 3), (4,), (5,), (1, 5), (0, 2)])
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2, 3), (4,), (5,), (6,), (1, 5), (0, 2), (0, 6)])
 def test_second_derivatives_of_a_subset(wanted: tuple[int, ...]) -> None:
     """Constants among the inputs: the recorded backward must not ask for their gradients."""
     norms = batch_norm(True, "relu6"), batch_norm(True, "relu6")
@@ -158,7 +170,8 @@ def test_derivatives_when_one_input_is_computed_from_another() -> None:
 
     def dependent(x: Tensor, weight: Tensor, gamma: Tensor) -> Tensor:
         level = x.mean((0, 2, 3))
-        return call(x, weight * level.view(-1, 1, 1, 1), gamma + level, level, gamma, level + 3)
+        vectors = (gamma + level, level, gamma, level + 3)
+        return call(x, weight * level.view(-1, 1, 1, 1), *vectors, inputs[6].detach())
 
     assert gradcheck(dependent, inputs[:3])
     assert gradgradcheck(dependent, inputs[:3])
@@ -174,8 +187,8 @@ def test_gradient_penalty_matches_stock_torch() -> None:
         (slope,) = torch.autograd.grad(output.square().sum(), inputs[0], create_graph=True)
         return list(torch.autograd.grad(slope.square().sum(), inputs))
 
-    x, weight, *_ = inputs
-    expected = penalty(oracle.unit(x, norms[0], weight, norms[1], case))
+    x, weight, *_, pointwise = inputs
+    expected = penalty(oracle.block(x, norms[0], weight, norms[1], pointwise, case))
     torch.testing.assert_close(penalty(call(*inputs)), expected, rtol=1e-9, atol=1e-9)
 
 

@@ -160,7 +160,7 @@ def test_every_op_is_complete(op: str) -> None:
     """A CPU kernel, a fake, a reference and a test for every schema."""
     assert f'm.impl("{op}"' in read(ROOT / "csrc/bindings/library.cpp")
     assert f'register_fake("mobilenet_ext::{op}")' in read(ROOT / "mobilenet_ext/fake.py")
-    assert f"def {op}(" in read(ROOT / "mobilenet_ext/reference.py")
+    assert f"def {op}(" in read(ROOT / "mobilenet_ext/reference_ops.py")
     tests = [*files({".py"}, "tests"), *files(CPP, "tests")]
     assert lines_matching(tests, rf"\b{op}\b") != []
 

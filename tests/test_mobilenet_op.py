@@ -10,7 +10,7 @@ from test_isa_and_threads import bits
 from torch import Tensor
 from torch.library import opcheck
 
-from mobilenet_ext import _C, MobileNet, packing, reference
+from mobilenet_ext import _C, MobileNet, packing, reference_ops
 from mobilenet_ext.inference import FrozenMobileNet
 
 mobilenet = torch.ops.mobilenet_ext.mobilenet
@@ -117,7 +117,7 @@ def test_reference_agrees_with_the_stock_network(case: Case) -> None:
     stock, _, x = make(case)
     arguments = arguments_of(case)
     with torch.no_grad():
-        assert_logits(reference.mobilenet(**arguments), stock(x.double()))
+        assert_logits(reference_ops.mobilenet(**arguments), stock(x.double()))
 
 
 @over_cases

@@ -11,13 +11,15 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.library import opcheck
 
-from mobilenet_ext import reference
+from mobilenet_ext import reference_ops
 
 ops = torch.ops.mobilenet_ext
 
 OP_NAMES = (
     "depthwise_conv",
     "depthwise_conv_backward",
+    "pointwise_conv",
+    "pointwise_conv_backward",
     "batch_norm_statistics",
     "scale_shift_act",
     "scale_shift_act_backward_reduce",
@@ -64,10 +66,14 @@ def vector_arguments(name: str, channels: int, dtype: torch.dtype) -> dict[str, 
 
 def arguments_of(name: str, case: ConvCase, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """Keyword arguments of any of the ops, everything asked for."""
-    if name == "depthwise_conv":
+    if name.startswith("pointwise_conv"):
+        case = replace(
+            case, kernel=1, stride=1, padding=(0,) * 4, dilation=1, out_channels=case.channels + 5
+        )
+    if name in ("depthwise_conv", "pointwise_conv"):
         prologue = make_map(case.channels, dtype, case.activation)
         return forward_arguments(case, dtype, prologue=prologue, statistics=True)
-    if name == "depthwise_conv_backward":
+    if name in ("depthwise_conv_backward", "pointwise_conv_backward"):
         return make_backward_sample(case, dtype).arguments
     if name in VECTOR_OPS:
         return vector_arguments(name, case.channels, vector_dtype(dtype))
@@ -150,11 +156,11 @@ def test_memory_format_follows_the_input(name: str, case: ConvCase) -> None:
 
 @over_ops
 def test_reference_computes_the_same(name: str) -> None:
-    """`mobilenet_ext.reference` is the readable twin of every op: same arguments, same results."""
+    """reference_ops.py has the readable twin of every op: same arguments, same results."""
     case = replace(case_named("stride_2_odd_map"), activation="relu6")
     arguments = arguments_of(name, case, torch.float64)
     schema = getattr(ops, name).default._schema
-    actual = getattr(reference, name)(*(arguments[x.name] for x in schema.arguments))
+    actual = getattr(reference_ops, name)(*(arguments[x.name] for x in schema.arguments))
     torch.testing.assert_close(actual, getattr(ops, name)(**arguments), rtol=1e-12, atol=1e-12)
 
 

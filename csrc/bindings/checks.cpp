@@ -130,12 +130,16 @@ void check_together(const char* op, const std::string& names, bool first, bool s
   }
 }
 
+void check_activation(const char* op, const std::string& name, int64_t activation) {
+  if (activation < 0 || activation > 2) {
+    fail(op, name, " must be 0 (none), 1 (relu) or 2 (relu6), got ", activation);
+  }
+}
+
 MapVectors check_map_vectors(const char* op, const std::string& prefix, const OptionalTensor& scale,
                              const OptionalTensor& shift, int64_t activation, const Tensor& input) {
   check_together(op, prefix + "scale and " + prefix + "shift", !!scale, !!shift);
-  if (activation < 0 || activation > 2) {
-    fail(op, prefix, "activation must be 0 (none), 1 (relu) or 2 (relu6), got ", activation);
-  }
+  check_activation(op, prefix + "activation", activation);
   if (activation != 0 && !scale) {
     fail(op, prefix, "activation must be 0 (none) without ", prefix, "scale and ", prefix,
          "shift, got ", activation);

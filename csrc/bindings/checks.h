@@ -48,6 +48,8 @@ Tensor check_vector_like(const char* op, const char* name, const Tensor& t, cons
 // Two arguments that only make sense together.
 void check_together(const char* op, const std::string& names, bool first, bool second);
 
+void check_activation(const char* op, const std::string& name, int64_t activation);
+
 // A checked scale, shift and activation, and the tensors behind them.
 struct MapVectors {
   OptionalTensor scale, shift;

@@ -101,6 +101,10 @@ struct Cpu {
   static const auto& op_for(const DepthwiseConvBackwardArgs&) {
     return cpu::kernels().depthwise_conv_backward;
   }
+  static const auto& op_for(const PointwiseConvArgs&) { return cpu::kernels().pointwise_conv; }
+  static const auto& op_for(const PointwiseConvBackwardArgs&) {
+    return cpu::kernels().pointwise_conv_backward;
+  }
   static const auto& op_for(const BatchNormStatisticsArgs&) {
     return cpu::kernels().batch_norm_statistics;
   }

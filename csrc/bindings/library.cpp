@@ -5,6 +5,7 @@
 #include "bindings/depthwise_conv.h"
 #include "bindings/device_cpu.h"
 #include "bindings/mobilenet.h"
+#include "bindings/pointwise_conv.h"
 
 namespace mobilenet_ext {
 
@@ -20,6 +21,16 @@ STABLE_TORCH_LIBRARY(mobilenet_ext, m) {
       "Tensor? raw_shift, Tensor input, Tensor weight, Tensor? input_scale, Tensor? input_shift, "
       "Tensor? input_mean, int input_activation, int stride, int pad_left, int pad_right, "
       "int pad_top, int pad_bottom, int dilation, bool need_grad_input, bool need_grad_weight) "
+      "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_sum, Tensor grad_dot)");
+  m.def(
+      "pointwise_conv(Tensor input, Tensor weight, Tensor? input_scale, Tensor? input_shift, "
+      "int input_activation, Tensor? output_scale, Tensor? output_shift, int output_activation, "
+      "bool statistics) -> (Tensor output, Tensor mean, Tensor var)");
+  m.def(
+      "pointwise_conv_backward(Tensor grad_output, Tensor? output, Tensor? output_scale, "
+      "Tensor? output_shift, int output_activation, Tensor? grad_scale, Tensor? raw_scale, "
+      "Tensor? raw_shift, Tensor input, Tensor weight, Tensor? input_scale, Tensor? input_shift, "
+      "Tensor? input_mean, int input_activation, bool need_grad_input, bool need_grad_weight) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_sum, Tensor grad_dot)");
   m.def("batch_norm_statistics(Tensor input) -> (Tensor mean, Tensor var)");
   m.def("scale_shift_act(Tensor input, Tensor scale, Tensor shift, int activation) -> Tensor");
@@ -43,6 +54,8 @@ STABLE_TORCH_LIBRARY(mobilenet_ext, m) {
 STABLE_TORCH_LIBRARY_IMPL(mobilenet_ext, CPU, m) {
   m.impl("depthwise_conv", TORCH_BOX(&depthwise_conv<Cpu>));
   m.impl("depthwise_conv_backward", TORCH_BOX(&depthwise_conv_backward<Cpu>));
+  m.impl("pointwise_conv", TORCH_BOX(&pointwise_conv<Cpu>));
+  m.impl("pointwise_conv_backward", TORCH_BOX(&pointwise_conv_backward<Cpu>));
   m.impl("batch_norm_statistics", TORCH_BOX(&batch_norm_statistics<Cpu>));
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Cpu>));
   m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Cpu>));

@@ -58,9 +58,7 @@ Tensor mobilenet(const Tensor& input, const Tensor& weight, const Tensor& layers
   }
   check_same_kind(op, "weight", weight, input);
   const int64_t count = check_layer_table(op, layers);
-  if (activation < 0 || activation > 2) {
-    fail(op, "activation must be 0 (none), 1 (relu) or 2 (relu6), got ", activation);
-  }
+  check_activation(op, "activation", activation);
   if (outputs < 1) fail(op, "outputs must be at least 1, got ", outputs);
 
   MobileNetArgs args = {};

@@ -8,6 +8,7 @@
 
 #include <optional>
 
+#include "bindings/huge_pages.h"
 #include "kernels/types.h"
 
 namespace mobilenet_ext {
@@ -82,7 +83,10 @@ inline Tensor empty_strided(const Tensor& like, ScalarType dtype, int64_t dims,
 inline Tensor empty_nhwc(const Tensor& like, const MapSize& s) {
   const int64_t sizes[] = {s.n, s.c, s.h, s.w};
   const int64_t strides[] = {s.h * s.w * s.c, 1, s.w * s.c, s.c};
-  return empty_strided(like, like.scalar_type(), 4, sizes, strides);
+  const Tensor t = empty_strided(like, like.scalar_type(), 4, sizes, strides);
+  if (like.is_cpu())
+    prefer_huge_pages(t.mutable_data_ptr(), s.numel() * element_bytes(dtype_of(like)));
+  return t;
 }
 
 inline Tensor empty_vector(const Tensor& like, ScalarType dtype, int64_t size) {

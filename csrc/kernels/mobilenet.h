@@ -1,21 +1,17 @@
 // Arguments of whole-network inference: MobileNet with BatchNorm folded, float32. The weights lie
-// in one array, packed for the kernels in a way that suits every instruction set:
-//   matrix [C', K]: panels of kPanel output channels, [C' / kPanel, K, kPanel], zeros past C'
+// in one array:
+//   matrix [C', K]: packed in panels (panels.h)
 //   depthwise [C, 3, 3]: taps of all channels, [9, C], zeros up to a multiple of kPanel
 // each followed by its bias, [C'] with zeros up to a multiple of kPanel.
 #pragma once
 
 #include "kernels/activation.h"
 #include "kernels/conv_shape.h"
+#include "kernels/panels.h"
 
 namespace mobilenet_ext {
 
-constexpr int64_t kPanel = 16;  // a cache line of floats
 constexpr int64_t kMaxMobileNetBlocks = 32;
-
-static inline int64_t round_to_panels(int64_t channels) {
-  return (channels + kPanel - 1) / kPanel * kPanel;
-}
 
 // Depth of the stem's product: its patch, in the order ky, kx, channel.
 static inline int64_t stem_depth(int64_t channels) { return 9 * channels; }

@@ -191,19 +191,19 @@ inline void backward_map_run(const ScaleShiftActBackwardArgs& args, int64_t begi
 constexpr Op<BatchNormStatisticsArgs> kBatchNormStatistics = {
     pair_bytes,
     reduction_scratch_bytes,
-    {{pixel_items, statistics_run}, {channel_merges, statistics_merge}, {}},
+    {{pixel_items, statistics_run}, {channel_merges, statistics_merge}},
 };
 
 constexpr Op<ScaleShiftActArgs> kScaleShiftAct = {
-    no_bytes, no_bytes, {{pixel_items, scale_shift_act_run}, {}, {}}};
+    no_bytes, no_bytes, {{pixel_items, scale_shift_act_run}}};
 
 constexpr Op<ScaleShiftActBackwardReduceArgs> kScaleShiftActBackwardReduce = {
     pair_bytes,
     reduction_scratch_bytes,
-    {{pixel_items, reduce_run}, {channel_merges, reduce_merge}, {}}};
+    {{pixel_items, reduce_run}, {channel_merges, reduce_merge}}};
 
 constexpr Op<ScaleShiftActBackwardArgs> kScaleShiftActBackward = {
-    no_bytes, no_bytes, {{pixel_items, backward_map_run}, {}, {}}};
+    no_bytes, no_bytes, {{pixel_items, backward_map_run}}};
 
 }  // namespace
 }  // namespace mobilenet_ext::cpu

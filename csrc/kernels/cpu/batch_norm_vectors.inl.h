@@ -25,11 +25,10 @@ inline void gradient_map_run(const BatchNormGradientMapArgs& args, int64_t, int6
   });
 }
 
-constexpr Op<BatchNormAffineArgs> kBatchNormAffine = {
-    no_bytes, no_bytes, {{one_item, affine_run}, {}, {}}};
+constexpr Op<BatchNormAffineArgs> kBatchNormAffine = {no_bytes, no_bytes, {{one_item, affine_run}}};
 
 constexpr Op<BatchNormGradientMapArgs> kBatchNormGradientMap = {
-    no_bytes, no_bytes, {{one_item, gradient_map_run}, {}, {}}};
+    no_bytes, no_bytes, {{one_item, gradient_map_run}}};
 
 }  // namespace
 }  // namespace mobilenet_ext::cpu

@@ -1,4 +1,4 @@
-// Matrix product c = act(a * b + bias) with b packed in panels of kPanel columns (mobilenet.h), and
+// Matrix product c = act(a * b + bias) with b packed in panels of kPanel columns (panels.h), and
 // the register tile that it is made of. A tile of kRows x kPanels * kPanel sums stays in registers
 // over the whole depth; each step loads a line of b per panel and broadcasts an element of each row
 // of a. Few rows take more panels, so that there are always enough independent sums to hide the
@@ -6,52 +6,65 @@
 // runs over the depth in order, so that no result depends on how the work was divided.
 #pragma once
 
+#include "kernels/activation.h"
 #include "kernels/cpu/partition.h"
 #include "kernels/cpu/vec.h"
-#include "kernels/mobilenet.h"
+#include "kernels/panels.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
 
 // Vectors of sums in a tile: 12 of AVX2's 16 registers, 24 of AVX-512's 32.
 constexpr int kTileSums = kLanes<float> == 16 ? 24 : kLanes<float> == 8 ? 12 : 8;
-constexpr int kMaxTileRows = kLanes<float> == 16 ? 12 : kLanes<float> == 8 ? 6 : 2;
-constexpr int kPanelVectors = static_cast<int>(kPanel) / kLanes<float>;
+template <typename A>
+constexpr int kPanelVectors = static_cast<int>(kPanel) / kLanes<A>;
+template <typename A>
+constexpr int kMaxTileRows = kTileSums / kPanelVectors<A> < 12 ? kTileSums / kPanelVectors<A> : 12;
 
 // Panels side by side in a tile of so many rows.
+template <typename A>
 constexpr int tile_panels(int rows) {
-  const int most = kTileSums / (rows * kPanelVectors);
+  const int most = kTileSums / (rows * kPanelVectors<A>);
   return most < 1 ? 1 : most < 4 ? most : 4;
 }
 
-template <int kRows, int kPanels>
-struct Tile {
-  static constexpr int kVectors = kPanels * kPanelVectors;
-  Vec<float> sum[kRows][kVectors];
+// Elements from a row of staged pixels to the next. Rows that lie a multiple of 1 KB apart would
+// meet in few sets of the L1 cache.
+inline int64_t row_pitch(int64_t channels) {
+  const int64_t padded = round_to_panels(channels);
+  return padded % 256 == 0 ? padded + kPanel : padded;
+}
 
-  __attribute__((always_inline)) inline void start(const float* bias) {
+template <typename A, int kRows, int kPanels>
+struct Tile {
+  static constexpr int kVectors = kPanels * kPanelVectors<A>;
+  Vec<A> sum[kRows][kVectors];
+
+  // Every row starts with `first` [kPanels * kPanel].
+  __attribute__((always_inline)) inline void start(const A* first) {
     for (int v = 0; v < kVectors; ++v) {
-      const Vec<float> value = load(bias + v * kLanes<float>, AllLanes{});
+      const Vec<A> value = first ? load(first + v * kLanes<A>, AllLanes{}) : Vec<A>{};
       for (int r = 0; r < kRows; ++r) sum[r][v] = value;
     }
   }
 
-  // sum += a [kRows, depth] * b [depth, kPanels * kPanel]
-  __attribute__((always_inline)) inline void add(const float* a, int64_t a_stride, const float* b,
+  // sum += a [kRows, depth] * b [depth, kPanels * kPanel]; the lines of b are kPanel elements.
+  __attribute__((always_inline)) inline void add(const A* a, int64_t row_stride,
+                                                 int64_t depth_stride, const A* b,
                                                  int64_t panel_stride, int64_t depth) {
     for (int64_t k = 0; k < depth; ++k) {
-      Vec<float> line[kVectors];
+      Vec<A> line[kVectors];
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
-        for (int v = 0; v < kPanelVectors; ++v) {
-          line[p * kPanelVectors + v] =
-              load(b + p * panel_stride + k * kPanel + v * kLanes<float>, AllLanes{});
+#pragma GCC unroll 8
+        for (int v = 0; v < kPanelVectors<A>; ++v) {
+          line[p * kPanelVectors<A> + v] =
+              load(b + p * panel_stride + k * kPanel + v * kLanes<A>, AllLanes{});
         }
       }
 #pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) {
-        const Vec<float> x = broadcast(a[r * a_stride + k]);
+        const Vec<A> x = broadcast(a[r * row_stride + k * depth_stride]);
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) sum[r][v] += x * line[v];
       }
@@ -59,32 +72,44 @@ struct Tile {
   }
 
   template <Activation kActivation>
-  __attribute__((always_inline)) inline void finish(float* c, int64_t c_stride) const {
+  __attribute__((always_inline)) inline void finish(A* c, int64_t c_stride) const {
     for (int r = 0; r < kRows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
-        store(c + r * c_stride + v * kLanes<float>, activate<kActivation>(sum[r][v]), AllLanes{});
+        store(c + r * c_stride + v * kLanes<A>, activate<kActivation>(sum[r][v]), AllLanes{});
+      }
+    }
+  }
+
+  // c += the sums
+  __attribute__((always_inline)) inline void add_to(A* c, int64_t c_stride) const {
+    for (int r = 0; r < kRows; ++r) {
+      for (int v = 0; v < kVectors; ++v) {
+        A* const at = c + r * c_stride + v * kLanes<A>;
+        store(at, load(at, AllLanes{}) + sum[r][v], AllLanes{});
       }
     }
   }
 };
 
 // c [rows, columns] = act(a [rows, depth] * b + bias); c is written in whole panels.
+template <typename A>
 struct Product {
-  const float* a;
+  const A* a;
   int64_t a_stride, rows, depth;
-  const float* b;     // the first of the panels to use
-  const float* bias;  // of the first of them
+  const A* b;     // the first of the panels to use
+  const A* bias;  // of the first of them, or null: 0
   int64_t panels;
-  float* c;
+  A* c;
   int64_t c_stride;
 };
 
-template <int kRows, int kPanels, Activation kActivation>
-void product_tile(const Product& p, int64_t row, int64_t panel) {
+template <int kRows, int kPanels, Activation kActivation, typename A>
+void product_tile(const Product<A>& p, int64_t row, int64_t panel) {
   const int64_t panel_stride = p.depth * kPanel;
-  Tile<kRows, kPanels> tile;
-  tile.start(p.bias + panel * kPanel);
-  tile.add(p.a + row * p.a_stride, p.a_stride, p.b + panel * panel_stride, panel_stride, p.depth);
+  Tile<A, kRows, kPanels> tile;
+  tile.start(p.bias ? p.bias + panel * kPanel : nullptr);
+  tile.add(p.a + row * p.a_stride, p.a_stride, 1, p.b + panel * panel_stride, panel_stride,
+           p.depth);
   tile.template finish<kActivation>(p.c + row * p.c_stride + panel * kPanel, p.c_stride);
 }
 
@@ -102,22 +127,23 @@ inline void dispatch_rows(int64_t rows, F f) {
   f(RowsConstant<kMax>{});
 }
 
-// `rows` in tiles of at most kMaxTileRows that differ by one row at most.
+// `rows` in tiles of at most `most` that differ by one row at most.
 struct RowTiles {
   int64_t count, rows, larger;  // the first `larger` tiles have rows + 1
 
-  explicit RowTiles(int64_t total)
-      : count(ceil_div(total, kMaxTileRows)), rows(total / count), larger(total % count) {}
+  RowTiles(int64_t total, int64_t most)
+      : count(ceil_div(total, most)), rows(total / count), larger(total % count) {}
   int64_t begin(int64_t tile) const { return tile * rows + min_of(tile, larger); }
   int64_t size(int64_t tile) const { return rows + (tile < larger); }
 };
 
 // Panels [first, last) of all rows.
-template <Activation kActivation>
-inline void product_panels(const Product& p, const RowTiles& tiles, int64_t first, int64_t last) {
+template <Activation kActivation, typename A>
+inline void product_panels(const Product<A>& p, const RowTiles& tiles, int64_t first,
+                           int64_t last) {
   for (int64_t t = 0; t < tiles.count; ++t) {
-    dispatch_rows<kMaxTileRows>(tiles.size(t), [&](auto rows) {
-      constexpr int kRows = decltype(rows)::value, kPanels = tile_panels(kRows);
+    dispatch_rows<kMaxTileRows<A>>(tiles.size(t), [&](auto rows) {
+      constexpr int kRows = decltype(rows)::value, kPanels = tile_panels<A>(kRows);
       int64_t panel = first;
       for (; panel + kPanels <= last; panel += kPanels) {
         product_tile<kRows, kPanels, kActivation>(p, tiles.begin(t), panel);
@@ -133,12 +159,11 @@ inline void product_panels(const Product& p, const RowTiles& tiles, int64_t firs
 // where it comes, and a from L2 once for each group of panels.
 constexpr int64_t kPanelGroupBytes = 16 * 1024;
 
-template <Activation kActivation>
-inline void product(const Product& p) {
-  const RowTiles tiles(p.rows);
-  const int64_t fitting =
-      kPanelGroupBytes / (p.depth * kPanel * static_cast<int64_t>(sizeof(float)));
-  const int64_t group = max_of(tile_panels(static_cast<int>(tiles.rows)), fitting);
+template <Activation kActivation, typename A>
+inline void product(const Product<A>& p) {
+  const RowTiles tiles(p.rows, kMaxTileRows<A>);
+  const int64_t fitting = kPanelGroupBytes / (p.depth * kPanel * static_cast<int64_t>(sizeof(A)));
+  const int64_t group = max_of(tile_panels<A>(static_cast<int>(tiles.rows)), fitting);
   for (int64_t panel = 0; panel < p.panels; panel += group) {
     product_panels<kActivation>(p, tiles, panel, min_of(panel + group, p.panels));
   }

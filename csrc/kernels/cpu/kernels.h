@@ -7,6 +7,7 @@
 #include "kernels/batch_norm.h"
 #include "kernels/depthwise_conv.h"
 #include "kernels/mobilenet.h"
+#include "kernels/pointwise_conv.h"
 
 namespace mobilenet_ext::cpu {
 
@@ -17,7 +18,7 @@ struct Phase {
   void (*run)(const Args&, int64_t begin, int64_t end, void* scratch);
 };
 
-inline constexpr int kMaxPhases = 3;
+inline constexpr int kMaxPhases = 4;
 inline constexpr int64_t kAlignment = 64;  // of workspace and scratch: a cache line
 
 template <typename Args>
@@ -43,6 +44,8 @@ struct KernelTable {
   const char* name;
   Op<DepthwiseConvArgs> depthwise_conv;
   Op<DepthwiseConvBackwardArgs> depthwise_conv_backward;
+  Op<PointwiseConvArgs> pointwise_conv;
+  Op<PointwiseConvBackwardArgs> pointwise_conv_backward;
   Op<BatchNormStatisticsArgs> batch_norm_statistics;
   Op<ScaleShiftActArgs> scale_shift_act;
   Op<ScaleShiftActBackwardReduceArgs> scale_shift_act_backward_reduce;

@@ -42,7 +42,7 @@ struct Group {
 
 template <Activation kActivation>
 void depthwise(const MobileNetLayer& block, const float* input, Range rows, float* output) {
-  const int64_t pitch = map_pitch(block.conv.channels);
+  const int64_t pitch = row_pitch(block.conv.channels);
   if (block.conv.stride == 1) {
     depthwise_rows<1, kActivation>(block, input, pitch, rows, output);
   } else {
@@ -54,10 +54,10 @@ void depthwise(const MobileNetLayer& block, const float* input, Range rows, floa
 template <Activation kActivation>
 void pointwise(const MobileNetLayer& block, const float* a, Range rows, Range panels,
                float* output) {
-  const int64_t depth = block.conv.channels, pitch = map_pitch(block.out_channels);
-  Product p;
+  const int64_t depth = block.conv.channels, pitch = row_pitch(block.out_channels);
+  Product<float> p;
   p.a = a;
-  p.a_stride = map_pitch(depth);
+  p.a_stride = row_pitch(depth);
   p.rows = rows.size() * block.conv.out_width;
   p.depth = depth;
   p.b = block.point_weight + panels.begin * kPanel * depth;
@@ -79,11 +79,11 @@ void run_block(const Group& group, int64_t index, int64_t item, float* tile) {
                          group.output_of(index));
 }
 
-// Mean over the pixels of the last map, for panels of channels; `to` is [images, map_pitch].
+// Mean over the pixels of the last map, for panels of channels; `to` is [images, row_pitch].
 inline void pool(const Group& group, Range panels, float* to) {
   const MobileNetLayer& last = last_layer(group.args);
   const int64_t pixels = last.conv.out_height * last.conv.out_width;
-  const int64_t pitch = map_pitch(last.out_channels);
+  const int64_t pitch = row_pitch(last.out_channels);
   const float share_of_one = 1.0f / static_cast<float>(pixels);
   for (int64_t n = 0; n < group.images.size(); ++n) {
     const float* map = group.input_of(group.args.block_count) + n * pixels * pitch;
@@ -106,13 +106,14 @@ inline void run_head(const Group& group, Range panels, float* tile) {
   const int64_t depth = last_layer(args).out_channels, images = group.images.size();
   const int64_t first = panels.begin * kPanel;
   const float* from = tile + first;
-  int64_t stride = map_pitch(depth);
+  int64_t stride = row_pitch(depth);
   pool(group, args.classifier ? Range{0, round_to_panels(depth) / kPanel} : panels, tile);
   if (args.classifier) {
     float* logits = tile + images * stride;
     const float* bias = args.classifier + round_to_panels(args.outputs) * depth;
-    product<Activation::kNone>({tile, stride, images, depth, args.classifier + first * depth,
-                                bias + first, panels.size(), logits, panels.size() * kPanel});
+    product<Activation::kNone>(Product<float>{tile, stride, images, depth,
+                                              args.classifier + first * depth, bias + first,
+                                              panels.size(), logits, panels.size() * kPanel});
     from = logits;
     stride = panels.size() * kPanel;
   }
@@ -159,7 +160,7 @@ void run_group(const Group& group, float* tile) {
 // What a worker needs beside the maps: the stem's rows, a depthwise tile, or the head's vectors.
 inline int64_t tile_bytes(const MobileNetArgs& args, const Groups& groups) {
   const int64_t head =
-      groups.images * (map_pitch(last_layer(args).out_channels) + round_to_panels(args.outputs));
+      groups.images * (row_pitch(last_layer(args).out_channels) + round_to_panels(args.outputs));
   int64_t bytes = max_of(StemRing(args.stem.conv, nullptr).bytes, head * kFloatBytes);
   const int64_t workers = groups.shared ? args.workers : 1;
   for (int64_t i = 0; i < args.block_count; ++i) {

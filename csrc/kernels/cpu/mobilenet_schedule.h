@@ -2,7 +2,7 @@
 // rows and shares of channels. Everything follows from shapes and from the number of workers.
 #pragma once
 
-#include "kernels/cpu/partition.h"
+#include "kernels/cpu/gemm.inl.h"
 #include "kernels/mobilenet.h"
 
 namespace mobilenet_ext::cpu {
@@ -18,16 +18,9 @@ constexpr int64_t kMinTilePixels = 48;
 // Groups a worker gets at least when each takes whole groups: the last ones end unevenly.
 constexpr int64_t kMinGroupsPerWorker = 4;
 
-// Floats from a pixel to the next. Pixels that lie a multiple of 1 KB apart would meet in few sets
-// of the L1 cache.
-inline int64_t map_pitch(int64_t channels) {
-  const int64_t padded = round_to_panels(channels);
-  return padded % 256 == 0 ? padded + kPanel : padded;
-}
-
 // Floats of one image's output of `conv`, as `channels` channels.
 inline int64_t map_floats(const ConvShape& conv, int64_t channels) {
-  return conv.out_height * conv.out_width * map_pitch(channels);
+  return conv.out_height * conv.out_width * row_pitch(channels);
 }
 
 // Floats of one image's largest map.
@@ -58,7 +51,7 @@ struct BlockSchedule {
 
   BlockSchedule(const MobileNetLayer& block, int64_t images, int64_t workers)
       : rows(images * block.conv.out_height) {
-    const int64_t row = block.conv.out_width * map_pitch(block.conv.channels);
+    const int64_t row = block.conv.out_width * row_pitch(block.conv.channels);
     const int64_t fitting = max_of(1, kTileBytes / (row * kFloatBytes));
     const int64_t fewest = ceil_div(rows, fitting);
     tile_floats = min_of(rows, fitting) * row;

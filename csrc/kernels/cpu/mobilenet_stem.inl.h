@@ -54,13 +54,13 @@ void stem_tile(const MobileNetLayer& stem, const StemRing& ring, int64_t top, in
   const int64_t channels = stem.conv.channels, depth = stem_depth(channels);
   const int64_t panel_stride = depth * kPanel, step = stem.conv.stride * channels;
   const float* weight = stem.weight + panel * panel_stride;
-  Tile<kRows, kPanels> tile;
+  Tile<float, kRows, kPanels> tile;
   tile.start(stem.weight + round_to_panels(stem.out_channels) * depth + panel * kPanel);
   for (int64_t y = 0; y < 3; ++y) {
-    tile.add(ring.row(top + y) + x * step, step, weight + y * 3 * channels * kPanel, panel_stride,
-             3 * channels);
+    tile.add(ring.row(top + y) + x * step, step, 1, weight + y * 3 * channels * kPanel,
+             panel_stride, 3 * channels);
   }
-  tile.template finish<kActivation>(to + panel * kPanel, map_pitch(stem.out_channels));
+  tile.template finish<kActivation>(to + panel * kPanel, row_pitch(stem.out_channels));
 }
 
 // Output rows [rows.begin, rows.end), counted through all images from `first_image` on, of the map
@@ -71,9 +71,9 @@ void stem_rows(const MobileNetArgs& args, int64_t first_image, Range rows, float
   const MobileNetLayer& stem = args.stem;
   const ConvShape& s = stem.conv;
   const StemRing ring(s, scratch);
-  const RowTiles tiles(s.out_width);
+  const RowTiles tiles(s.out_width, kMaxTileRows<float>);
   const int64_t panels = round_to_panels(stem.out_channels) / kPanel;
-  const int64_t pitch = map_pitch(stem.out_channels);
+  const int64_t pitch = row_pitch(stem.out_channels);
   int64_t staged = 0;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t image = r / s.out_height, top = r % s.out_height * s.stride;
@@ -84,7 +84,7 @@ void stem_rows(const MobileNetArgs& args, int64_t first_image, Range rows, float
     for (int64_t t = 0; t < tiles.count; ++t) {
       const int64_t x = tiles.begin(t);
       float* to = output + (r * s.out_width + x) * pitch;
-      dispatch_rows<kMaxTileRows>(tiles.size(t), [&](auto rows_constant) {
+      dispatch_rows<kMaxTileRows<float>>(tiles.size(t), [&](auto rows_constant) {
         constexpr int kRows = decltype(rows_constant)::value;
         for (int64_t panel = 0; panel < panels; ++panel) {
           stem_tile<kRows, 1, kActivation>(stem, ring, top, x, panel, to);

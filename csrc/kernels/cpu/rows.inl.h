@@ -15,6 +15,7 @@ struct Row {
   E* data;
   int64_t pixels;
   int64_t stride;  // elements from a pixel to the next
+  E* at(int64_t pixel, int64_t channel) const { return data + pixel * stride + channel; }
 };
 
 // Per-channel values stay in registers for this many pixels, whose rows stay in the L1 cache.
@@ -29,32 +30,30 @@ inline void for_each_tile(Range pixels, int64_t channels, F f) {
   }
 }
 
-// to = map(from)
-template <typename T, typename A>
-inline void stage_row(Row<const T> from, const ChannelMap<A>& params, int64_t channels, Row<A> to) {
+// to = map(from); `to` is a Row, or anything else with whole vectors at(pixel, channel).
+template <typename T, typename A, typename To = Row<A>>
+inline void stage_row(Row<const T> from, const ChannelMap<A>& params, int64_t channels, To to) {
   dispatch_map(params, [&](auto tag) {
     for_each_tile<A>({0, from.pixels}, channels, [&](Range tile, int64_t c, auto lanes) {
       const typename decltype(tag)::type map(params, c, lanes);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
-        const Vec<A> x = load(from.data + p * from.stride + c, lanes);
-        store(to.data + p * to.stride + c, map(x), AllLanes{});
+        store(to.at(p, c), map(load(from.at(p, c), lanes)), AllLanes{});
       }
     });
   });
 }
 
 // to = the gradient of the raw output, from `grad` and (null if nothing needs it) `raw`.
-template <typename T, typename A>
+template <typename T, typename A, typename To = Row<A>>
 inline void stage_gradient_row(Row<const T> grad, const T* raw, const ChannelGradient<A>& params,
-                               int64_t channels, Row<A> to) {
+                               int64_t channels, To to) {
   dispatch_gradient(params, [&](auto tag) {
     for_each_tile<A>({0, grad.pixels}, channels, [&](Range tile, int64_t c, auto lanes) {
       const typename decltype(tag)::type raw_gradient(params, c, lanes);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
         const int64_t at = p * grad.stride + c;
         const Vec<A> r = raw ? load(raw + at, lanes) : Vec<A>{};
-        store(to.data + p * to.stride + c, raw_gradient(load(grad.data + at, lanes), r),
-              AllLanes{});
+        store(to.at(p, c), raw_gradient(load(grad.data + at, lanes), r), AllLanes{});
       }
     });
   });

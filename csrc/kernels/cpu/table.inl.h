@@ -7,6 +7,8 @@
 #include "kernels/cpu/depthwise_conv.inl.h"
 #include "kernels/cpu/depthwise_conv_backward.inl.h"
 #include "kernels/cpu/mobilenet.inl.h"
+#include "kernels/cpu/pointwise_conv.inl.h"
+#include "kernels/cpu/pointwise_conv_backward.inl.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
@@ -15,6 +17,8 @@ constexpr KernelTable make_table(const char* name) {
   return {name,
           kDepthwiseConv,
           kDepthwiseConvBackward,
+          kPointwiseConv,
+          kPointwiseConvBackward,
           kBatchNormStatistics,
           kScaleShiftAct,
           kScaleShiftActBackwardReduce,

@@ -1,0 +1,127 @@
+// Front functions of the pointwise convolution: check, allocate, fill the struct, run on Device.
+#pragma once
+
+#include <tuple>
+
+#include "bindings/checks.h"
+#include "kernels/pointwise_conv.h"
+
+namespace mobilenet_ext {
+
+inline PointwiseShape check_pointwise(const char* op, const Tensor& input, const Tensor& weight) {
+  check_map(op, "input", input);
+  check_same_kind(op, "weight", weight, input);
+  const int64_t channels = input.size(1);
+  const bool fits = weight.dim() == 4 && weight.size(0) >= 1 && weight.size(1) == channels &&
+                    weight.size(2) == 1 && weight.size(3) == 1;
+  if (!fits) {
+    fail(op, "weight must be [C', C, 1, 1] = [C', ", channels, ", 1, 1], got ", shape_text(weight));
+  }
+  return {input.size(0) * input.size(2) * input.size(3), channels, weight.size(0)};
+}
+
+inline PointwiseWeight pointwise_weight(const Tensor& weight) {
+  return {weight.const_data_ptr(), weight.stride(0), weight.stride(1)};
+}
+
+template <typename Device>
+std::tuple<Tensor, Tensor, Tensor> pointwise_conv(
+    const Tensor& input, const Tensor& weight, const OptionalTensor& input_scale,
+    const OptionalTensor& input_shift, int64_t input_activation, const OptionalTensor& output_scale,
+    const OptionalTensor& output_shift, int64_t output_activation, bool statistics) {
+  const char* op = "pointwise_conv";
+  const PointwiseShape s = check_pointwise(op, input, weight);
+  const Tensor output =
+      empty_nhwc(input, {input.size(0), s.out_channels, input.size(2), input.size(3)});
+  const MapVectors prologue =
+      check_map_vectors(op, "input_", input_scale, input_shift, input_activation, input);
+  const MapVectors epilogue =
+      check_map_vectors(op, "output_", output_scale, output_shift, output_activation, output);
+  if (statistics && output_scale) {
+    fail(op, "statistics must be False with an output_scale, got True");
+  }
+
+  const Tensor x = to_nhwc(input);
+  const int64_t moments = statistics ? s.out_channels : 0;
+  const Tensor mean = empty_vector(input, accumulator_type(input), moments);
+  const Tensor var = empty_vector(input, accumulator_type(input), moments);
+  PointwiseConvArgs args = {};
+  args.shape = s;
+  args.dtype = dtype_of(input);
+  args.input = x.const_data_ptr();
+  args.weight = pointwise_weight(weight);
+  args.prologue = prologue.map();
+  args.epilogue = epilogue.map();
+  args.output = output.mutable_data_ptr();
+  args.mean = statistics ? mean.mutable_data_ptr() : nullptr;
+  args.var = statistics ? var.mutable_data_ptr() : nullptr;
+  Device::run(args, input);
+  return {to_format(output, memory_format_of(input)), mean, var};
+}
+
+template <typename Device>
+std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
+    const Tensor& grad_output, const OptionalTensor& output, const OptionalTensor& output_scale,
+    const OptionalTensor& output_shift, int64_t output_activation, const OptionalTensor& grad_scale,
+    const OptionalTensor& raw_scale, const OptionalTensor& raw_shift, const Tensor& input,
+    const Tensor& weight, const OptionalTensor& input_scale, const OptionalTensor& input_shift,
+    const OptionalTensor& input_mean, int64_t input_activation, bool need_grad_input,
+    bool need_grad_weight) {
+  const char* op = "pointwise_conv_backward";
+  const PointwiseShape s = check_pointwise(op, input, weight);
+  const MapSize out_size = {input.size(0), s.out_channels, input.size(2), input.size(3)};
+  check_map_like(op, "grad_output", grad_output, out_size, input);
+  if (output) check_map_like(op, "output", *output, out_size, input);
+  check_together(op, "output and grad_scale", !!output, !!grad_scale);
+  const MapVectors epilogue =
+      check_map_vectors(op, "output_", output_scale, output_shift, output_activation, grad_output);
+  const GradientVectors gradient =
+      check_gradient_vectors(op, grad_scale, raw_scale, raw_shift, grad_output);
+  if (!output && (output_scale || raw_scale)) {
+    fail(op, "output must be given with an output_scale or a raw_scale, got None");
+  }
+  const MapVectors prologue =
+      check_map_vectors(op, "input_", input_scale, input_shift, input_activation, input);
+  if (input_mean && (!input_scale || !need_grad_input)) {
+    fail(op, "input_mean must be None without an input_scale and need_grad_input, got a tensor");
+  }
+  const OptionalTensor mean = check_vector(op, "input_mean", input_mean, input);
+
+  const Tensor grad_input = need_grad_input ? empty_nhwc(input, size_of(input))
+                                            : empty_vector(input, input.scalar_type(), 0);
+  const int64_t sizes[] = {s.out_channels, s.in_channels, 1, 1};
+  const int64_t strides[] = {s.in_channels, 1, 1, 1};
+  const Tensor grad_weight = need_grad_weight
+                                 ? empty_strided(input, input.scalar_type(), 4, sizes, strides)
+                                 : empty_vector(input, input.scalar_type(), 0);
+  const int64_t sums = input_mean ? s.in_channels : 0;
+  const Tensor grad_sum = empty_vector(input, accumulator_type(input), sums);
+  const Tensor grad_dot = empty_vector(input, accumulator_type(input), sums);
+  if (!need_grad_input && !need_grad_weight) return {grad_input, grad_weight, grad_sum, grad_dot};
+
+  const Tensor grad = to_nhwc(grad_output);
+  OptionalTensor raw;
+  if (output) raw.emplace(to_nhwc(*output));
+  const Tensor x = to_nhwc(input);
+  PointwiseConvBackwardArgs args = {};
+  args.shape = s;
+  args.dtype = dtype_of(input);
+  args.grad_output = grad.const_data_ptr();
+  args.output = data_of(raw);
+  args.epilogue = epilogue.map();
+  args.gradient_map = gradient.map();
+  args.input = x.const_data_ptr();
+  args.weight = pointwise_weight(weight);
+  args.prologue = prologue.map();
+  args.input_mean = data_of(mean);
+  args.grad_input = need_grad_input ? grad_input.mutable_data_ptr() : nullptr;
+  args.grad_weight = need_grad_weight ? grad_weight.mutable_data_ptr() : nullptr;
+  args.grad_sum = input_mean ? grad_sum.mutable_data_ptr() : nullptr;
+  args.grad_dot = input_mean ? grad_dot.mutable_data_ptr() : nullptr;
+  Device::run(args, input);
+  const MemoryFormat format =
+      need_grad_input ? memory_format_of(input) : MemoryFormat::ChannelsLast;
+  return {to_format(grad_input, format), grad_weight, grad_sum, grad_dot};
+}
+
+}  // namespace mobilenet_ext

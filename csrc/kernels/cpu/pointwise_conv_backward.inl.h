@@ -1,0 +1,244 @@
+// Pointwise convolution, backward. Two products over the same pixels: the input's gradient is
+// grad [pixels, C'] * weight [C', C], masked by the prologue's activation as it is stored; the
+// weight's is grad^T * input, whose operands are staged as panels [channels / 16, pixels, 16], so
+// that the register tile reads a line of each a pixel. Both take grad through BatchNorm's backward
+// on load and recompute the normalised input.
+#pragma once
+
+#include "kernels/cpu/pointwise_backward_memory.inl.h"
+#include "kernels/cpu/reduce.inl.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// A tile of raw gradients; in place where there is nothing to do.
+template <typename T, typename A>
+inline Row<const A> stage_gradients(const PointwiseConvBackwardArgs& args, Range pixels,
+                                    Row<A> to) {
+  const int64_t channels = args.shape.out_channels;
+  const Row<const T> grad = map_row(static_cast<const T*>(args.grad_output), pixels, channels, 0);
+  if constexpr (kIsPlain<T>) {
+    if (!args.epilogue.scale && !args.gradient_map.grad_scale) return grad;
+  }
+  const T* raw = static_cast<const T*>(args.output);
+  if (raw) raw += pixels.begin * channels;
+  stage_gradient_row(grad, raw, ChannelGradient<A>(args.epilogue, args.gradient_map, 0), channels,
+                     to);
+  return {to.data, grad.pixels, to.stride};
+}
+
+template <typename T>
+inline void grad_input_item(const PointwiseConvBackwardArgs& args, const ProductPartition& p,
+                            const ProductItem& item, GradInputScratch<Accumulator<T>>& scratch) {
+  using A = Accumulator<T>;
+  const PointwiseShape& s = args.shape;
+  const PointwiseBackwardWorkspace<A> workspace(args);
+  const int64_t first = item.columns.begin, columns = item.columns.size();
+  const ChannelMap<A> prologue(args.prologue, first);
+  const A* mean = ChannelMap<A>::at(args.input_mean, first);
+  scratch.sums.clear();
+  for_each_staged(item.pixels, p.tile, [&](Range pixels) {
+    const Row<const A> grad = stage_gradients<T>(args, pixels, scratch.grad);
+    multiply(grad, s.out_channels, workspace.weight, item.columns, scratch.output);
+    const T* raw = map_row(static_cast<const T*>(args.input), pixels, s.in_channels, first).data;
+    store_gradient_row<T, A>(
+        {scratch.output.data, pixels.size(), scratch.output.stride}, raw, prologue, mean, columns,
+        map_row(static_cast<T*>(args.grad_input), pixels, s.in_channels, first), scratch.sums);
+  });
+  if (!args.input_mean) return;
+  scratch.sums.end_run();
+  const int64_t at = item.range * s.in_channels + first;
+  for (int64_t c = 0; c < columns; ++c) {
+    workspace.grad_sum[at + c] = scratch.sums.total_first[c];
+    workspace.grad_dot[at + c] = scratch.sums.total_second[c];
+  }
+}
+
+template <typename T>
+inline void stage_operands(const PointwiseConvBackwardArgs& args, Range pixels, Range columns,
+                           const GradWeightScratch<Accumulator<T>>& to) {
+  using A = Accumulator<T>;
+  const PointwiseShape& s = args.shape;
+  const int64_t first = columns.begin;
+  const T* grad = static_cast<const T*>(args.grad_output);
+  const T* input = static_cast<const T*>(args.input);
+  const T* raw = static_cast<const T*>(args.output);
+  if (raw) raw += pixels.begin * s.out_channels + first;
+  stage_gradient_row(map_row(grad, pixels, s.out_channels, first), raw,
+                     ChannelGradient<A>(args.epilogue, args.gradient_map, first), columns.size(),
+                     to.grad);
+  stage_row(map_row(input, pixels, s.in_channels, 0), ChannelMap<A>(args.prologue, 0),
+            s.in_channels, to.input);
+}
+
+// to [kPanel, kPanel] = (or, if `add`, +=) grad^T * input, both [pixels, kPanel].
+template <typename A>
+inline void multiply_transposed(const A* grad, const A* input, int64_t pixels, bool add, A* to,
+                                int64_t pitch) {
+  const RowTiles tiles(kPanel, kMaxTileRows<A>);
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    dispatch_rows<kMaxTileRows<A>>(tiles.size(t), [&](auto rows) {
+      Tile<A, decltype(rows)::value, 1> tile;
+      tile.start(nullptr);
+      tile.add(grad + tiles.begin(t), 1, kPanel, input, 0, pixels);
+      A* const at = to + tiles.begin(t) * pitch;
+      if (add) return tile.add_to(at, pitch);
+      tile.template finish<Activation::kNone>(at, pitch);
+    });
+  }
+}
+
+template <typename T>
+inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const ProductPartition& p,
+                             const ProductItem& item,
+                             const GradWeightScratch<Accumulator<T>>& scratch) {
+  using A = Accumulator<T>;
+  const PointwiseBackwardWorkspace<A> workspace(args);
+  const int64_t pitch = workspace.grad_weight_pitch;
+  A* sums =
+      workspace.grad_weight + item.range * workspace.grad_weight_size + item.columns.begin * pitch;
+  for_each_staged(item.pixels, p.tile, [&](Range pixels) {
+    stage_operands<T>(args, pixels, item.columns, scratch);
+    for (int64_t c = 0; c < args.shape.in_channels; c += kPanel) {
+      for (int64_t o = 0; o < item.columns.size(); o += kPanel) {
+        multiply_transposed(scratch.grad.at(0, o), scratch.input.at(0, c), pixels.size(),
+                            pixels.begin > item.pixels.begin, sums + o * pitch + c, pitch);
+      }
+    }
+  });
+}
+
+// Adds up the ranges' partial sums for rows [begin, end) of panels of output channels.
+template <typename T>
+inline void merge_grad_weight(const PointwiseConvBackwardArgs& args, int64_t panel) {
+  using A = Accumulator<T>;
+  const PointwiseShape& s = args.shape;
+  const PointwiseBackwardWorkspace<A> workspace(args);
+  const int64_t ranges = grad_weight_partition(args).ranges;
+  const Range rows = chunk(panel, kPanel, s.out_channels);
+  for (int64_t o = rows.begin; o < rows.end; ++o) {
+    const A* from = workspace.grad_weight + o * workspace.grad_weight_pitch;
+    T* to = static_cast<T*>(args.grad_weight) + o * s.in_channels;
+    for (int64_t c = 0; c < s.in_channels; c += kPanel) {
+      double total[kPanel] = {};
+      for (int64_t r = 0; r < ranges; ++r) {
+        for (int64_t i = 0; i < kPanel; ++i) {
+          total[i] += from[r * workspace.grad_weight_size + c + i];
+        }
+      }
+      A rounded[kPanel];
+      for (int64_t i = 0; i < kPanel; ++i) rounded[i] = static_cast<A>(total[i]);
+      for_each_vector<A>(min_of(kPanel, s.in_channels - c), [&](int64_t i, auto lanes) {
+        store(to + c + i, load(rounded + i, AllLanes{}), lanes);
+      });
+    }
+  }
+}
+
+inline void merge_input_sums(const PointwiseConvBackwardArgs& args, int64_t index) {
+  const int64_t channels = args.shape.in_channels;
+  const Range part = chunk(index, kChannelsPerMerge, channels);
+  const int64_t ranges = grad_input_partition(args).ranges;
+  dispatch_accumulator(args.dtype, [&](auto a) {
+    using A = decltype(a);
+    const PointwiseBackwardWorkspace<A> from(args);
+    for (int64_t c = part.begin; c < part.end; ++c) {
+      static_cast<A*>(args.grad_sum)[c] =
+          static_cast<A>(merge_sum(from.grad_sum + c, ranges, channels));
+      static_cast<A*>(args.grad_dot)[c] =
+          static_cast<A>(merge_sum(from.grad_dot + c, ranges, channels));
+    }
+  });
+}
+
+inline int64_t pointwise_backward_workspace_bytes(const PointwiseConvBackwardArgs& args) {
+  return dispatch_accumulator(
+      args.dtype, [&](auto a) { return PointwiseBackwardWorkspace<decltype(a)>(args).bytes; });
+}
+
+inline int64_t pointwise_backward_scratch_bytes(const PointwiseConvBackwardArgs& args) {
+  return dispatch_accumulator(args.dtype, [&](auto a) {
+    using A = decltype(a);
+    return max_of(GradInputScratch<A>(args, nullptr).arena.bytes(),
+                  GradWeightScratch<A>(args, nullptr).arena.bytes());
+  });
+}
+
+inline int64_t pointwise_backward_panels(const PointwiseConvBackwardArgs& args) {
+  return args.grad_input ? ceil_div(args.shape.in_channels, kPanel) : 0;
+}
+
+inline void pointwise_backward_pack(const PointwiseConvBackwardArgs& args, int64_t begin,
+                                    int64_t end, void*) {
+  const PointwiseWeight& w = args.weight;
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    const MatrixView<T> transposed{static_cast<const T*>(w.data), w.in_stride, w.out_stride,
+                                   args.shape.in_channels, args.shape.out_channels};
+    pack_panels(transposed, begin, end, PointwiseBackwardWorkspace<Accumulator<T>>(args).weight);
+  });
+}
+
+inline int64_t grad_input_items(const PointwiseConvBackwardArgs& args) {
+  return args.grad_input ? grad_input_partition(args).items() : 0;
+}
+
+inline void grad_input_run(const PointwiseConvBackwardArgs& args, int64_t begin, int64_t end,
+                           void* scratch) {
+  const ProductPartition p = grad_input_partition(args);
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    GradInputScratch<Accumulator<T>> memory(args, scratch);
+    for (int64_t i = begin; i < end; ++i) {
+      const PointwiseShape& s = args.shape;
+      grad_input_item<T>(args, p, product_item(p, i, s.pixels, s.in_channels), memory);
+    }
+  });
+}
+
+inline int64_t grad_weight_items(const PointwiseConvBackwardArgs& args) {
+  return args.grad_weight ? grad_weight_partition(args).items() : 0;
+}
+
+inline void grad_weight_run(const PointwiseConvBackwardArgs& args, int64_t begin, int64_t end,
+                            void* scratch) {
+  const ProductPartition p = grad_weight_partition(args);
+  dispatch_dtype(args.dtype, [&](auto t) {
+    using T = decltype(t);
+    const GradWeightScratch<Accumulator<T>> memory(args, scratch);
+    for (int64_t i = begin; i < end; ++i) {
+      const PointwiseShape& s = args.shape;
+      grad_weight_item<T>(args, p, product_item(p, i, s.pixels, s.out_channels), memory);
+    }
+  });
+}
+
+// First panels of the weight's gradient, then runs of channels of the two sums.
+inline int64_t grad_weight_merges(const PointwiseConvBackwardArgs& args) {
+  if (!args.grad_weight || sums_in_place(args)) return 0;
+  return ceil_div(args.shape.out_channels, kPanel);
+}
+
+inline int64_t pointwise_backward_merges(const PointwiseConvBackwardArgs& args) {
+  return grad_weight_merges(args) + (args.input_mean ? merge_items(args.shape.in_channels) : 0);
+}
+
+inline void pointwise_backward_merge(const PointwiseConvBackwardArgs& args, int64_t begin,
+                                     int64_t end, void*) {
+  const int64_t weights = grad_weight_merges(args);
+  dispatch_dtype(args.dtype, [&](auto t) {
+    for (int64_t i = begin; i < min_of(end, weights); ++i) merge_grad_weight<decltype(t)>(args, i);
+  });
+  for (int64_t i = max_of(begin, weights); i < end; ++i) merge_input_sums(args, i - weights);
+}
+
+constexpr Op<PointwiseConvBackwardArgs> kPointwiseConvBackward = {
+    pointwise_backward_workspace_bytes,
+    pointwise_backward_scratch_bytes,
+    {{pointwise_backward_panels, pointwise_backward_pack},
+     {grad_input_items, grad_input_run},
+     {grad_weight_items, grad_weight_run},
+     {pointwise_backward_merges, pointwise_backward_merge}}};
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu

@@ -1,0 +1,128 @@
+// What the passes of the pointwise convolution share: how a product is divided into items, weights
+// in panels, and the tiles of pixels that lie in the L2 cache between being staged and multiplied.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/cpu/gemm.inl.h"
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/rows.inl.h"
+#include "kernels/pointwise_conv.h"
+
+namespace mobilenet_ext::cpu {
+namespace {
+
+// An item of this many multiply-adds runs for some 10 us, against 2-5 us to wake a thread.
+constexpr int64_t kItemProducts = 512 * 1024;
+// Staged pixels share an L2 cache of 512 KB with the weights that stream past them.
+constexpr int64_t kStagedBytes = 320 * 1024;
+// Each share of the columns stages its pixels again: it should multiply them often.
+constexpr int64_t kMinShareColumns = 64;
+// A range of pixels reads its share of the weights once more.
+constexpr int64_t kMinRangePixels = 48;
+
+// Items of a product [pixels, depth] x [depth, columns]: ranges of pixels x shares of columns.
+struct ProductPartition {
+  int64_t pixels, ranges;   // pixels in a range, ranges
+  int64_t columns, shares;  // columns in a share, whole panels; shares
+  int64_t tile;             // pixels staged at a time
+
+  int64_t items() const { return ranges * shares; }
+};
+
+inline int64_t wanted_products(int64_t pixels, int64_t depth, int64_t columns) {
+  return max_of(1, min_of(kMaxItems, pixels * depth * columns / kItemProducts));
+}
+
+// Pixels of so many staged channels that fit, in whole register tiles.
+inline int64_t staged_pixels(int64_t channels, int64_t element_bytes) {
+  const int64_t fitting = kStagedBytes / (row_pitch(channels) * element_bytes);
+  return max_of(12, fitting / 12 * 12);
+}
+
+inline ProductPartition partition_product(int64_t pixels, int64_t depth, int64_t columns,
+                                          int64_t element_bytes) {
+  const int64_t wanted = wanted_products(pixels, depth, columns);
+  ProductPartition p;
+  p.ranges = max_of(1, min_of(wanted, ceil_div(pixels, staged_pixels(depth, element_bytes))));
+  p.shares = min_of(ceil_div(columns, kMinShareColumns), ceil_div(wanted, p.ranges));
+  p.ranges = max_of(p.ranges, min_of(ceil_div(wanted, p.shares), pixels / kMinRangePixels));
+  p.pixels = max_of(1, ceil_div(pixels, p.ranges));
+  p.ranges = ceil_div(pixels, p.pixels);
+  p.columns = round_to_panels(ceil_div(columns, p.shares));
+  p.shares = ceil_div(columns, p.columns);
+  p.tile = min_of(p.pixels, staged_pixels(depth + p.columns, element_bytes));
+  return p;
+}
+
+// Where item `index` works.
+struct ProductItem {
+  int64_t range;
+  Range pixels, columns;
+};
+
+inline ProductItem product_item(const ProductPartition& p, int64_t index, int64_t pixels,
+                                int64_t columns) {
+  const int64_t range = index / p.shares;
+  return {range, chunk(range, p.pixels, pixels), chunk(index % p.shares, p.columns, columns)};
+}
+
+template <typename F>
+inline void for_each_staged(Range pixels, int64_t tile, F f) {
+  for (int64_t p = pixels.begin; p < pixels.end; p += tile) {
+    f(Range{p, min_of(p + tile, pixels.end)});
+  }
+}
+
+// A matrix [rows, depth] by strides.
+template <typename T>
+struct MatrixView {
+  const T* data;
+  int64_t row_stride, depth_stride, rows, depth;
+};
+
+// Packs panels [begin, end) of `from` into `to` [panels, depth, kPanel].
+template <typename T, typename A>
+inline void pack_panels(const MatrixView<T>& from, int64_t begin, int64_t end, A* to) {
+  for (int64_t panel = begin; panel < end; ++panel) {
+    const Range rows = chunk(panel, kPanel, from.rows);
+    A* line = to + panel * from.depth * kPanel;
+    for (int64_t k = 0; k < from.depth; ++k, line += kPanel) {
+      const T* at = from.data + rows.begin * from.row_stride + k * from.depth_stride;
+      T gathered[kPanel] = {};
+      for (int64_t i = 0; i < rows.size(); ++i) gathered[i] = at[i * from.row_stride];
+      for (int64_t i = 0; i < kPanel; i += kLanes<A>) {
+        store(line + i, load(gathered + i, AllLanes{}), AllLanes{});
+      }
+    }
+  }
+}
+
+// Columns [columns.begin, columns.end) of a * panels, as whole panels of `c`.
+template <typename A>
+inline void multiply(Row<const A> a, int64_t depth, const A* panels, Range columns, Row<A> c) {
+  Product<A> p;
+  p.a = a.data;
+  p.a_stride = a.stride;
+  p.rows = a.pixels;
+  p.depth = depth;
+  p.b = panels + columns.begin * depth;
+  p.bias = nullptr;
+  p.panels = round_to_panels(columns.size()) / kPanel;
+  p.c = c.data;
+  p.c_stride = c.stride;
+  product<Activation::kNone>(p);
+}
+
+// Whether a row of `channels` elements of T may be read and written by products as it is.
+template <typename T>
+constexpr bool kIsPlain = std::is_same_v<T, Accumulator<T>>;
+
+// A row of so many pixels of dense NHWC memory, from `channel` on.
+template <typename T>
+inline Row<T> map_row(T* map, Range pixels, int64_t channels, int64_t channel) {
+  return {map + pixels.begin * channels + channel, pixels.size(), channels};
+}
+
+}  // namespace
+}  // namespace mobilenet_ext::cpu
