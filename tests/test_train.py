@@ -123,6 +123,11 @@ def test_validation_every_other_epoch(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "log.csv").read_text().splitlines()[1].split(",")[3] == ""
 
 
+def test_validation_never_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(TrainingError, match="val_every must be at least 1, got 0"):
+        train(RECIPE, 32, tmp_path, val_every=0)
+
+
 def test_a_run_is_not_overwritten_by_accident(tmp_path: pathlib.Path) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=1)
     train(recipe, 32, tmp_path)

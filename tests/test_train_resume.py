@@ -5,7 +5,7 @@ import pathlib
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from training_data import DRIVER, RECORDS, source, start, write_cifar
 from mobilenet_ext import cli
 from mobilenet_ext.data import Augmentation, Batch, TensorSource, cifar10
 from mobilenet_ext.data.sampling import Sampler
-from mobilenet_ext.training import Recipe, RunOptions, TrainingError, checkpoint, train
+from mobilenet_ext.training import Recipe, RunOptions, Stopped, TrainingError, checkpoint, train
 
 RUN = RunOptions(pathlib.Path(), tensorboard=False)
 
@@ -25,11 +25,17 @@ class Interrupted(Exception):
     """Stands for the end of the process."""
 
 
-class FragileSource:
-    """A source that breaks when batch `fails_at` is asked for, counted over epochs."""
+def interrupt() -> None:
+    raise Interrupted
 
-    def __init__(self, inner: TensorSource, fails_at: int) -> None:
-        self._inner, self._left = inner, fails_at
+
+class FragileSource:
+    """A source that calls `then` when batch `fails_at` is asked for, counted over epochs."""
+
+    def __init__(
+        self, inner: TensorSource, fails_at: int, then: Callable[[], None] = interrupt
+    ) -> None:
+        self._inner, self._left, self._then = inner, fails_at, then
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
@@ -37,7 +43,7 @@ class FragileSource:
     def training(self, sampler: Sampler, augmentation: Augmentation) -> Iterator[Batch]:
         for batch in self._inner.training(sampler, augmentation):
             if self._left == 0:
-                raise Interrupted
+                self._then()
             self._left -= 1
             yield batch
 
@@ -67,6 +73,23 @@ def test_resumed_run_has_the_same_bits(tmp_path: pathlib.Path, fails_at: int) ->
     for one, other in zip(expected, resumed, strict=True):
         assert one.train_loss == other.train_loss
         assert one.validation_loss == other.validation_loss
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step(tmp_path: pathlib.Path, number: int) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=2)
+    run = dataclasses.replace(RUN, output=tmp_path / "stopped", resume=True)
+    handler = signal.getsignal(number)
+    loud = FragileSource(source(5 * 16), 7, lambda: signal.raise_signal(number))
+    with pytest.raises(Stopped) as stopped:
+        train(recipe, loud, run, ALONE)
+    assert stopped.value.status == 128 + number
+    assert signal.getsignal(number) == handler
+    saved = torch.load(run.output / checkpoint.NAME, weights_only=True)
+    assert (saved["epoch"], saved["done"]) == (2, 3)  # the step of that batch is in
+    train(recipe, source(5 * 16), run, ALONE)
+    train(recipe, source(5 * 16), dataclasses.replace(RUN, output=tmp_path / "whole"), ALONE)
+    assert same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
 def wait_for(path: pathlib.Path, process: "subprocess.Popen[str]") -> None:

@@ -114,7 +114,8 @@ class Learner:
         self._scaler.scale(loss / batches).backward()
         correct = (logits.detach().argmax(1) == labels).sum()
         count = len(labels)
-        return torch.stack([loss.detach().double() * count, correct, labels.new_tensor(count)])
+        seen = correct.new_full((), count)
+        return torch.stack([loss.detach().double() * count, correct, seen])
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Let processes add up their gradients in the last batch of an update only."""

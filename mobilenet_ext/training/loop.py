@@ -63,6 +63,8 @@ def train(recipe: Recipe, source: Source, run: RunOptions, world: World) -> list
         Stopped: SIGTERM or SIGINT came; everything has been saved.
     """
     recipe = recipe.resolved()
+    if run.val_every < 1:
+        raise TrainingError(f"val_every must be at least 1, got {run.val_every}")
     updates = updates_of_an_epoch(recipe, source.training_count, world)
     saved = open_folder(recipe, run, world)
     trainer = Trainer(recipe, source, run, world, updates)
