@@ -97,7 +97,12 @@ def test_overrides(tmp_path: pathlib.Path) -> None:
     assert model(images(2, 3, 32, 32)).shape == (2, 5)
     assert model.class_names is None
     assert isinstance(load_pretrained(path, num_classes=0).classifier, torch.nn.Identity)
-    assert len(load_pretrained(path, features_only=True)(images(2, 3, 32, 32))) == 5
+    maps = load_pretrained(path, features_only=True)
+    assert len(maps(images(2, 3, 32, 32))) == 5
+    path_of_maps = save_pretrained(maps, tmp_path / "maps")
+    with pytest.warns(UserWarning, match="classifier is new .* 7 classes instead of none"):
+        model = load_pretrained(path_of_maps, features_only=False)
+    assert model(images(2, 3, 32, 32)).shape == (2, 7)
     with pytest.raises(ValueError, match=r"overrides must be among .*'alpha'.*, got 'aplha'"):
         load_pretrained(path, aplha=0.5)
     with pytest.raises(ValueError, match="dropout must be in"):

@@ -199,14 +199,15 @@ def _replace_classifier(
 ) -> bool:
     """Drop the file's classifier where another one, or none, is wanted; tell whether it is new."""
     headless = wanted["features_only"] or not wanted["num_classes"]
-    if not headless and wanted["num_classes"] == stored["num_classes"]:
-        return stored["features_only"]
+    classes = 0 if stored["features_only"] else stored["num_classes"]
+    if not headless and wanted["num_classes"] == classes:
+        return False
     checkpoint.drop_classifier()
     if headless:
         return False
     warnings.warn(
         f"{checkpoint.source}: the classifier is new and has to be trained: "
-        f"{wanted['num_classes']} classes instead of {stored['num_classes'] or 'none'}",
+        f"{wanted['num_classes']} classes instead of {classes or 'none'}",
         stacklevel=4,
     )
     return True
