@@ -9,6 +9,7 @@ Vectors are float32, or float64 for float64 activations.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -73,6 +74,29 @@ class BatchNorm(NamedTuple):
                 running.lerp_(batch, momentum)
             else:
                 running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
+
+
+def update_running(updates: Iterable[tuple[BatchNorm, Statistics]]) -> None:
+    """Move the running statistics of many BatchNorms at once: a call a momentum, not two a norm."""
+    together: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+    for bn, batch in updates:
+        running = (bn.running_mean, bn.running_var)
+        if isinstance(bn.momentum, Tensor) or any(map(_differ, running, batch)):
+            bn.update(*batch)
+            continue
+        moving, targets = together.setdefault(bn.momentum, ([], []))
+        moving += [x for x in running if x is not None and batch.mean is not None]
+        targets += [
+            x for r, x in zip(running, batch, strict=True) if r is not None and x is not None
+        ]
+    for momentum, (moving, targets) in together.items():
+        if moving:
+            torch._foreach_lerp_(moving, targets, momentum)
+
+
+def _differ(running: Tensor | None, batch: Tensor | None) -> bool:
+    """Tell whether a running statistic is of another dtype than the batch's."""
+    return running is not None and batch is not None and running.dtype != batch.dtype
 
 
 class Vectors(NamedTuple):

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import Function
 
 from .autograd import Gradients, gradients_of, mark_statistics, normalise
-from .batch_norm import Affine, Options, Statistics, Vectors
+from .batch_norm import Affine, BatchNorm, Options, Statistics, Vectors
+from .dispatch import needs_grad
 from .double_backward import is_recorded, recorded_block, recorded_pointwise
 from .geometry import Conv
 from .pointwise import RawMap, pointwise_backward, pointwise_forward
@@ -181,6 +182,29 @@ class SeparableConv(Function):
             *input_gradients.of_parameters(need_input_gamma, need_input_beta),
             *(None, None),
         )
+
+
+def run_block(
+    input: RawMap,
+    weights: tuple[Tensor, Tensor],
+    conv: Conv,
+    input_bn: BatchNorm,
+    bn: BatchNorm,
+    statistics: bool,
+) -> tuple[RawMap, Statistics, Statistics]:
+    """Run a block, through autograd where gradients are wanted.
+
+    Returns its output, and what the running statistics of bn and of input_bn move towards.
+    """
+    block = Block(conv, input_bn.options, bn.options, statistics)
+    vectors, input_vectors = bn.vectors, input_bn.vectors
+    if needs_grad(input.tensor, *weights, *vectors[:2], *input_vectors[:2]):
+        output, mean, var, *both = SeparableConv.apply(
+            *input, *weights, block, *vectors, *input_vectors
+        )
+        return RawMap(output, mean, var), Statistics(*both[:2]), Statistics(*both[2:])
+    result = block_forward(input, weights, block, vectors, input_vectors)
+    return result.output, result.statistics, result.input_statistics
 
 
 class PointwiseConv(Function):

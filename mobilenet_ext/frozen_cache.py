@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .inference import FrozenMobileNet
+from .structure import Structure
 
 if TYPE_CHECKING:
     from .model import MobileNet
@@ -28,27 +29,14 @@ _values: Callable[[dict[str, Any]], Iterable[Any]] = dict.values
 class FrozenCache:
     """One FrozenMobileNet, made anew when the model it came from has changed."""
 
-    def __init__(self, model: MobileNet) -> None:
+    def __init__(self, model: MobileNet, structure: Structure) -> None:
         """Collect what to watch; nothing is folded yet."""
-        modules = list(model.modules())
-        self._holders = [module._modules for module in modules if module._modules]
-        self._modules = self._present_modules()
-        self._watched = [module for module in self._modules if module is not None]
+        self.structure = structure
         self._tensor_dicts = [
             tensors
-            for module in modules
+            for module in (model, *structure.modules)
             for tensors in (module._parameters, module._buffers)
             if tensors
-        ]
-        self._hooks = [
-            hooks
-            for module in self._watched
-            for hooks in (
-                module._forward_hooks,
-                module._forward_pre_hooks,
-                module._backward_hooks,
-                module._backward_pre_hooks,
-            )
         ]
         self._tensors: list[Tensor | None] = []
         self._present: list[Tensor] = []
@@ -57,13 +45,9 @@ class FrozenCache:
         self._can_watch = False
         self._frozen: FrozenMobileNet | None = None
 
-    def has_same_modules(self) -> bool:
-        """Tell whether the model is still made of the modules that are watched."""
-        return self._present_modules() == self._modules
-
     def get(self, model: MobileNet) -> FrozenMobileNet | None:
         """Return a frozen copy equal to the model as it is, or None where there can be none."""
-        if any(self._hooks) or any(map(_is_training, self._watched)):
+        if self.structure.has_hooks() or any(map(_is_training, self.structure.modules)):
             return None
         tensors = list(chain.from_iterable(map(_values, self._tensor_dicts)))
         if len(tensors) != len(self._tensors) or not all(map(is_, tensors, self._tensors)):
@@ -78,10 +62,6 @@ class FrozenCache:
             self._versions, self._addresses = versions, addresses
             self._frozen = _freeze(model)
         return self._frozen
-
-    def _present_modules(self) -> list[nn.Module | None]:
-        """Return all modules below the model."""
-        return list(chain.from_iterable(held.values() for held in self._holders))
 
 
 def _has_stamp(x: Tensor) -> bool:

@@ -180,21 +180,12 @@ def bn_relu_separable_conv(
         )
         return RawMap(F.conv2d(reference.bn_relu(raw, **bn.arguments), weights[1]))
     conv = conv_geometry(x, weights[0].shape[2], stride, padding, dilation)
-    unit = block.Block(conv, input_bn.options, bn.options, statistics)
-    parameters = (*bn.vectors[:2], *input_bn.vectors[:2])
-    if needs_grad(x, *weights, *parameters):
-        output, mean, var, *update = block.SeparableConv.apply(
-            x, *input[1:], *weights, unit, *bn.vectors, *input_bn.vectors
-        )
-        result = RawMap(output, mean, var)
-    else:
-        forward = block.block_forward(
-            input._replace(tensor=x), weights, unit, bn.vectors, input_bn.vectors
-        )
-        result, update = forward.output, [*forward.statistics, *forward.input_statistics]
-    bn.update(*update[:2])
-    input_bn.update(*update[2:])
-    return result
+    output, moments, input_moments = block.run_block(
+        input._replace(tensor=x), weights, conv, input_bn, bn, statistics
+    )
+    bn.update(*moments)
+    input_bn.update(*input_moments)
+    return output
 
 
 def pointwise_conv(input: Tensor, weight: Tensor, *, statistics: bool = False) -> RawMap:

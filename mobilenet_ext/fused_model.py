@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from . import dispatch, functional, layers, nn
+from .batch_norm import BatchNorm, Statistics, update_running
+from .block import run_block
 from .frozen_cache import FrozenCache
 from .model import MobileNet
+from .structure import Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -46,6 +49,7 @@ class FusedMobileNet(MobileNet):
     stem_type = nn.ConvBNReLU
     block_type = nn.SeparableBlock
     _frozen: FrozenCache | None = None
+    _structure: Structure | None = None
 
     def forward(self, input: Tensor) -> Tensor | list[Tensor]:
         """Logits [N, num_classes], pooled features without a classifier, or the feature maps."""
@@ -65,32 +69,37 @@ class FusedMobileNet(MobileNet):
         output = self.stem.conv(self.stem.pad(input))
         raw = functional.RawMap(output.contiguous(memory_format=torch.channels_last))
         bn = nn.read_batch_norm(self.stem.bn, self.stem.activation)
+        updates: list[tuple[BatchNorm, Statistics]] = []
+        autocast = dispatch.is_autocast_enabled(input.device)
         for block in cast("list[nn.SeparableBlock]", self.blocks):
             depthwise, pointwise = block.depthwise, block.pointwise
-            raw = functional.bn_relu_separable_conv(
-                raw,
-                bn,
-                depthwise.conv.weight,
-                nn.read_batch_norm(depthwise.bn, depthwise.activation),
-                pointwise.conv.weight,
-                stride=depthwise.conv.stride[0],
-                padding=depthwise.padding,
-                dilation=depthwise.conv.dilation[0],
-                statistics=pointwise.bn.training,
+            between = nn.read_batch_norm(depthwise.bn, depthwise.activation)
+            weights = (depthwise.conv.weight, pointwise.conv.weight)
+            if autocast:
+                weights = (dispatch.autocast(weights[0]), dispatch.autocast(weights[1]))
+            raw, *moments = run_block(
+                raw, weights, depthwise.geometry(raw.tensor), bn, between, pointwise.bn.training
             )
+            updates += zip((between, bn), moments, strict=True)
             bn = nn.read_batch_norm(pointwise.bn, pointwise.activation)
+        update_running(updates)
         return nn.normalise(raw, bn)
 
     def _can_chain(self, input: Tensor) -> bool:
         """Tell whether every layer is what it was built as and nobody listens inside."""
+        if nn.is_exporting() or not dispatch.device_has_kernels(input.device):
+            return False
+        structure = self._current_structure()
         if type(self.stem) is not nn.ConvBNReLU or not all(map(nn.is_intact, self.blocks)):
             return False
-        for module in self.modules():
-            if module is not self and nn.has_hooks(module):
-                return False
-            if isinstance(module, layers.ConvBNReLU) and not nn.can_fuse(module, input):
-                return False
-        return True
+        convolutions = (x for x in structure.modules if isinstance(x, layers.ConvBNReLU))
+        return not structure.has_hooks() and all(map(nn.is_plain, convolutions))
+
+    def _current_structure(self) -> Structure:
+        """Return the modules that this network is made of."""
+        if self._structure is None or not self._structure.is_current():
+            self._structure = Structure(self)
+        return self._structure
 
     def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:
         """Return the up-to-date frozen copy where it may stand in for this network."""
@@ -104,8 +113,9 @@ class FusedMobileNet(MobileNet):
             or dispatch.is_autocast_enabled(input.device)
         ):
             return None
-        if self._frozen is None or not self._frozen.has_same_modules():
-            self._frozen = FrozenCache(self)
+        structure = self._current_structure()
+        if self._frozen is None or self._frozen.structure is not structure:
+            self._frozen = FrozenCache(self, structure)
         return self._frozen.get(self)
 
     def train(self, mode: bool = True) -> Self:
@@ -126,9 +136,9 @@ class FusedMobileNet(MobileNet):
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = super()._replicate_for_data_parallel()
-        replica._frozen = None
+        replica._frozen = replica._structure = None
         return replica
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the frozen copy out of pickles and deep copies."""
-        return {**self.__dict__, "_frozen": None}
+        return {**self.__dict__, "_frozen": None, "_structure": None}

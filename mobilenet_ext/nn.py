@@ -110,17 +110,23 @@ def has_hooks(module: nn.Module) -> bool:
 
 def can_fuse(layer: layers.ConvBNReLU, input: Tensor) -> bool:
     """Tell whether the fused forward computes what calling the children would."""
+    return (
+        not is_exporting()
+        and is_plain(layer)
+        and not has_hooks(layer.conv)
+        and not has_hooks(layer.bn)
+        and dispatch.device_has_kernels(input.device)
+    )
+
+
+def is_plain(layer: layers.ConvBNReLU) -> bool:
+    """Tell whether a layer's children are what the kernels stand in for."""
     conv, bn = layer.conv, layer.bn
-    if is_exporting():
-        return False
     return (
         type(conv) is nn.Conv2d
         and type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
         and conv.bias is None
         and conv.groups in (1, conv.out_channels)
-        and not has_hooks(conv)
-        and not has_hooks(bn)
-        and dispatch.device_has_kernels(input.device)
     )
 
 

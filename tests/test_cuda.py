@@ -6,9 +6,9 @@ Without one, only that the library loads and registers its kernels, if this buil
 import pytest
 import torch
 from cases import ConvCase, case_named
+from conv_checks import NOTHING, check_forward
 from implementations import Gpu, has_cuda_kernel, on_gpu, to_gpu
 from samples import forward_arguments, make_map
-from test_depthwise_conv import NOTHING, check
 
 from mobilenet_ext._library import build_facts, cuda_status
 
@@ -36,7 +36,7 @@ def test_library_loads_and_registers_where_it_was_built() -> None:
 )
 def test_layers_of_mobilenet(case: ConvCase, dtype: torch.dtype) -> None:
     """Many strips for each thread, many thread blocks, several blocks of channels."""
-    check(Gpu(), case, dtype, prologue="relu6", epilogue=NOTHING)
+    check_forward(Gpu(), case, dtype, prologue="relu6", epilogue=NOTHING)
 
 
 @on_gpu

@@ -14,15 +14,13 @@ from pathlib import Path
 
 import pytest
 import test_batch_norm_ops
-import test_depthwise_conv
-import test_depthwise_conv_backward
 import torch
 from cases import ConvCase, case_named
+from conv_checks import NOTHING, check_backward, check_forward
 from cuda_on_host.build import CSRC, KERNELS, build
 from cuda_on_host.library import VARIABLE, library
 from implementations import CudaOnHost, why_not_on_host
 from samples import make_backward_sample
-from test_depthwise_conv import NOTHING
 from torch import Tensor
 
 import mobilenet_ext
@@ -41,8 +39,8 @@ def run_a_little_of_everything() -> None:
     """Every op that has barriers, compared with the oracle, so that each of them is reached."""
     ops = CudaOnHost()
     for case in (case_named("channels_8"), case_named("channels_17"), ConvCase("", 5, 8, 20, 21)):
-        test_depthwise_conv.check(ops, case, torch.float32, prologue="relu6", epilogue=NOTHING)
-        test_depthwise_conv_backward.check(ops, make_backward_sample(case))
+        check_forward(ops, case, torch.float32, prologue="relu6", epilogue=NOTHING)
+        check_backward(ops, make_backward_sample(case))
         sample = test_batch_norm_ops.make_sample(case, torch.float32, "relu6")
         test_batch_norm_ops.check(ops, sample)
         test_batch_norm_ops.check_statistics(ops, sample.x)

@@ -81,20 +81,58 @@ struct MatrixView {
   int64_t row_stride, depth_stride, rows, depth;
 };
 
+// Rows of a panel from depth k on, an element of each a line; rows past the last are 0.
+template <typename T, typename A>
+inline void pack_lines(const MatrixView<T>& from, Range rows, Range depth, A* line) {
+  for (int64_t k = depth.begin; k < depth.end; ++k, line += kPanel) {
+    const T* at = from.data + rows.begin * from.row_stride + k * from.depth_stride;
+    T gathered[kPanel] = {};
+    for (int64_t i = 0; i < rows.size(); ++i) gathered[i] = at[i * from.row_stride];
+    for (int64_t i = 0; i < kPanel; i += kLanes<A>) {
+      store(line + i, load(gathered + i, AllLanes{}), AllLanes{});
+    }
+  }
+}
+
+// The same of whole panels that are contiguous along their depth: squares, transposed.
+template <typename T, typename A>
+inline void pack_squares(const MatrixView<T>& from, int64_t row, int64_t depth, A* line) {
+  for (int64_t k = 0; k < depth; k += kLanes<A>, line += kLanes<A> * kPanel) {
+    for (int64_t r = 0; r < kPanel; r += kLanes<A>) {
+      Vec<A> square[kLanes<A>];
+      for (int i = 0; i < kLanes<A>; ++i) {
+        square[i] = load(from.data + (row + r + i) * from.row_stride + k, AllLanes{});
+      }
+      transpose<A>(square);
+      for (int i = 0; i < kLanes<A>; ++i) store(line + i * kPanel + r, square[i], AllLanes{});
+    }
+  }
+}
+
+// The same of whole panels that are contiguous along their rows: copied.
+template <typename T, typename A>
+inline void pack_copies(const MatrixView<T>& from, int64_t row, A* line) {
+  for (int64_t k = 0; k < from.depth; ++k, line += kPanel) {
+    for (int64_t r = 0; r < kPanel; r += kLanes<A>) {
+      store(line + r, load(from.data + row + r + k * from.depth_stride, AllLanes{}), AllLanes{});
+    }
+  }
+}
+
 // Packs panels [begin, end) of `from` into `to` [panels, depth, kPanel].
 template <typename T, typename A>
 inline void pack_panels(const MatrixView<T>& from, int64_t begin, int64_t end, A* to) {
   for (int64_t panel = begin; panel < end; ++panel) {
     const Range rows = chunk(panel, kPanel, from.rows);
-    A* line = to + panel * from.depth * kPanel;
-    for (int64_t k = 0; k < from.depth; ++k, line += kPanel) {
-      const T* at = from.data + rows.begin * from.row_stride + k * from.depth_stride;
-      T gathered[kPanel] = {};
-      for (int64_t i = 0; i < rows.size(); ++i) gathered[i] = at[i * from.row_stride];
-      for (int64_t i = 0; i < kPanel; i += kLanes<A>) {
-        store(line + i, load(gathered + i, AllLanes{}), AllLanes{});
-      }
+    A* lines = to + panel * from.depth * kPanel;
+    if (rows.size() == kPanel && from.row_stride == 1) {
+      pack_copies(from, rows.begin, lines);
+      continue;
     }
+    const bool in_squares = rows.size() == kPanel && from.depth_stride == 1;
+    const int64_t squares = in_squares ? from.depth - from.depth % kLanes<A> : 0;
+    pack_squares(from, rows.begin, squares, lines);
+    pack_lines(from, rows, {squares, from.depth}, lines + squares * kPanel);
   }
 }
 

@@ -4,6 +4,8 @@
 // with the vector types; what is left is moving elements of any storage type in and out.
 #pragma once
 
+#include <utility>
+
 #include "kernels/types.h"
 
 namespace mobilenet_ext::cpu {
@@ -150,6 +152,28 @@ inline Vec<Accumulator<T>> round_to(Vec<Accumulator<T>> v) {
 template <typename A>
 inline Vec<A> broadcast(A x) {
   return x - Vec<A>{};
+}
+
+// Exchanges the lanes of `a` that have the bit kBit in their number with those of `b` that have
+// not.
+template <int kBit, typename V, int... kLane>
+inline void exchange_lanes(V& a, V& b, std::integer_sequence<int, kLane...>) {
+  constexpr int kCount = sizeof...(kLane);
+  const V first = __builtin_shufflevector(a, b, (kLane & kBit ? kCount + kLane - kBit : kLane)...);
+  b = __builtin_shufflevector(a, b, (kLane & kBit ? kCount + kLane : kLane + kBit)...);
+  a = first;
+}
+
+// Transposes a square of vectors, a bit of the row and lane numbers at a time.
+template <typename A, int kBit = 1>
+inline void transpose(Vec<A> (&rows)[kLanes<A>]) {
+  if constexpr (kBit < kLanes<A>) {
+    for (int r = 0; r < kLanes<A>; ++r) {
+      if (r & kBit) continue;
+      exchange_lanes<kBit>(rows[r], rows[r + kBit], std::make_integer_sequence<int, kLanes<A>>());
+    }
+    transpose<A, 2 * kBit>(rows);
+  }
 }
 
 // Calls f(c, lanes) for every vector of `channels` channels.
