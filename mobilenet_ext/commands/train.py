@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
             train(recipe, open_source(options, recipe, processes), chosen, processes)
             if processes.is_first:
                 print(f"wrote {options.output}")
-    except (DataError, TrainingError, WeightsError, ImportError) as error:
+    except (DataError, TrainingError, WeightsError, ImportError, OSError) as error:
         return fail(error)
     except Stopped as stopped:
         print(f"{stopped}; --resume goes on with {options.output}")

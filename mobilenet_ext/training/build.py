@@ -21,7 +21,8 @@ def make_model(recipe: Recipe, num_classes: int, world: World) -> MobileNet:
     torch.manual_seed(recipe.seed)
     options: dict[str, Any] = {"dropout": recipe.dropout, "bn_momentum": recipe.bn_momentum}
     if recipe.init_from is not None:
-        model = load_start(recipe, num_classes, options)
+        with world.first_alone():  # it may have to be downloaded
+            model = load_start(recipe, num_classes, options)
     else:
         model = TYPES[recipe.model](num_classes, recipe.alpha, **options)
     # As large as the features are, other weights would make the first losses huge.
