@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, fx, nn
 
-from . import functional, layers
+from . import dispatch, functional, layers
 from . import nn as fused_layers
 from .fused_model import FusedMobileNet
 from .geometry import Padding
@@ -53,7 +53,7 @@ class Group:
             if type(module) not in STOCK or fused_layers.has_hooks(module):
                 return False
         exporting = fused_layers.is_exporting()
-        return not exporting and input.dim() == 4 and functional.device_has_kernels(input.device)
+        return not exporting and input.dim() == 4 and dispatch.device_has_kernels(input.device)
 
 
 class FusedDepthwiseConv2d(nn.Conv2d):
@@ -172,8 +172,8 @@ def unfuse(model: Model) -> Model:
     for module in model.modules():
         stock = {**own, **STOCK}.get(type(module))
         if stock is not None:
-            module.__dict__.pop("group", None)
-            module.__dict__.pop("_frozen", None)
+            for attribute in ("group", "_frozen", "_structure"):
+                module.__dict__.pop(attribute, None)
             module.__class__ = stock
     return model
 
