@@ -19,8 +19,8 @@ PAPER = {
 
 def markdown(content: dict[str, Any]) -> str:
     """Return the tables: CIFAR-10 by alpha, where it was trained, and latency of 16 patterns."""
-    machine, threads = content["machine"], content["settings"]["threads"]
-    place = f"{machine['cpu']}, {threads} thread{'s' * (threads > 1)}, {machine['date'][:10]}"
+    machine = content["machine"]
+    place = f"{machine['cpu']}, {_threads(content)}, {machine['date'][:10]}"
     lines = []
     if content["cifar10"]:
         lines += [
@@ -43,6 +43,11 @@ def markdown(content: dict[str, Any]) -> str:
     ]
     lines += [*_grid(content["imagenet"]), "", f"![latency]({FOLDER}/latency.png)"]
     return "\n".join(lines)
+
+
+def _threads(content: dict[str, Any]) -> str:
+    count = content["settings"]["threads"]
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def _grid(points: list[dict[str, Any]]) -> list[str]:
@@ -93,7 +98,7 @@ def _draw_accuracy(path: pathlib.Path, content: dict[str, Any]) -> pathlib.Path:
     costs = {
         "multiply_adds": ("multiply-adds, M", 1e-6),
         "parameters": ("parameters, M", 1e-6),
-        "median_ms": (f"latency, ms, {content['settings']['threads']} threads", 1.0),
+        "median_ms": (f"latency, ms, {_threads(content)}", 1.0),
     }
     figure = _figure(12, 3.8)
     axes = figure.subplots(1, 3, sharey=True)
@@ -106,6 +111,9 @@ def _draw_accuracy(path: pathlib.Path, content: dict[str, Any]) -> pathlib.Path:
                 f"alpha {each['alpha']:g}", (across, up), (5, -12), textcoords="offset points"
             )
         axis.set_xscale("log")
+        axis.set_xticks(x, [f"{value:.3g}" for value in x])
+        axis.minorticks_off()
+        axis.margins(x=0.15)
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -117,6 +125,8 @@ def _draw_accuracy(path: pathlib.Path, content: dict[str, Any]) -> pathlib.Path:
 
 def _draw_latency(path: pathlib.Path, content: dict[str, Any]) -> pathlib.Path:
     """Latency against multiply-adds, a line an alpha, a point a resolution."""
+    from matplotlib.ticker import LogLocator
+
     figure = _figure(6, 4)
     axis = figure.subplots()
     for alpha in sorted({each["alpha"] for each in content["imagenet"]}):
@@ -129,11 +139,14 @@ def _draw_latency(path: pathlib.Path, content: dict[str, Any]) -> pathlib.Path:
             axis.annotate(
                 each["resolution"], (across, up), (4, -9), textcoords="offset points", fontsize=7
             )
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+    axis.loglog()
+    for ticks in (axis.xaxis, axis.yaxis):
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_major_formatter("{x:g}")
+    axis.minorticks_off()
     axis.set_xlabel("multiply-adds, M")
-    axis.set_ylabel(f"latency of one image, ms, {content['settings']['threads']} threads")
-    axis.grid(alpha=0.3, which="both")
+    axis.set_ylabel(f"latency of one image, ms, {_threads(content)}")
+    axis.grid(alpha=0.3)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -126,6 +126,7 @@ def plot(path: pathlib.Path, epochs: Sequence[Epoch]) -> bool:
             values = [scale * getattr(epoch, f"{half}_{name}") for epoch in chosen]
             numbers = [epoch.epoch for epoch in chosen]
             axis.plot(numbers, values, marker="." if len(numbers) < 40 else "", label=half)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("epoch")
         axis.set_ylabel(name + unit)
         axis.grid(alpha=0.3)
