@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the README's speed table from the JSON files in results/; --check only compares."""
+"""Write the README's tables from the JSON files in results/; --check only compares."""
 
 import argparse
 import json
@@ -7,8 +7,10 @@ import pathlib
 import sys
 from typing import Any
 
+import tradeoff_report
+
 HERE = pathlib.Path(__file__).resolve().parent
-BEGIN, END = "<!-- benchmark table -->", "<!-- end of benchmark table -->"
+BEGIN, END = "<!-- {} table -->", "<!-- end of {} table -->"
 OURS = "mobilenet_ext"
 
 
@@ -52,6 +54,27 @@ def table(files: list[pathlib.Path]) -> str:
     return "\n\n".join(parts)
 
 
+def speed() -> str:
+    """Return the tables of `latency.py`."""
+    files = sorted((HERE / "results").glob("*.json"))
+    return table([file for file in files if not file.name.startswith("gpu-")])  # gpu_markdown.py's
+
+
+def tradeoff() -> str:
+    """Return the tables of `tradeoff.py`."""
+    path = HERE / "results/tradeoff/tradeoff.json"
+    if not path.is_file():
+        return "Not measured yet."
+    return tradeoff_report.markdown(json.loads(path.read_text(encoding="utf-8")))
+
+
+def replaced(text: str, name: str, new: str) -> str:
+    """Return the text with `new` between the marks of the table `name`."""
+    before, rest = text.split(BEGIN.format(name))
+    after = rest.split(END.format(name))[1]
+    return f"{before}{BEGIN.format(name)}\n{new}\n{END.format(name)}{after}"
+
+
 def main() -> int:
     """Rewrite the README, or with --check return 1 if it is not what the results say."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -59,11 +82,7 @@ def main() -> int:
     check = parser.parse_args().check
     readme = HERE.parent / "README.md"
     text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    files = sorted((HERE / "results").glob("*.json"))
-    files = [file for file in files if not file.name.startswith("gpu-")]  # gpu_markdown.py's
-    new = f"{before}{BEGIN}\n{table(files)}\n{END}{after}"
+    new = replaced(replaced(text, "benchmark", speed()), "trade-off", tradeoff())
     if check:
         return int(new != text)
     readme.write_text(new, encoding="utf-8")

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 COMMANDS = (
     "summary",
     "train",
+    "evaluate",
+    "predict",
     "convert",
+    "export",
     "doctor",
 )
 

@@ -30,6 +30,7 @@ from .containers import (
     parse_json,
     sniff,
 )
+from .embedded import EMBEDDED, embedded_path
 from .errors import WeightsError, listed
 from .hdf5 import open_keras
 from .huggingface import MODEL_TYPE, is_huggingface, read_huggingface
@@ -59,7 +60,8 @@ def load_pretrained(
     Args:
         path: a file, or a folder with `model.safetensors` or `pytorch_model.bin` and `config.json`;
             or the name of published weights, such as "keras/mobilenet_1_0_224" (known_weights()
-            lists them), which are downloaded into a cache once.
+            lists them), which are downloaded into a cache once; or "cifar10", which comes with
+            this package.
         drop_background: turn 1,001 classes into 1,000, without class 0 (TF-slim, Hugging Face).
         offline: take published weights from the cache only.
         **overrides: arguments of FusedMobileNet that replace the file's. `num_classes` other than
@@ -86,6 +88,8 @@ def load_pretrained(
 def locate(path: str | os.PathLike[str], *, offline: bool) -> pathlib.Path:
     """Return the place of weights that are given by path or by name."""
     place = pathlib.Path(path)
+    if str(path) == EMBEDDED:
+        return embedded_path()
     if place.exists() or find_published(str(path)) is None:
         return place
     return download(str(path), offline=offline)

@@ -1,4 +1,4 @@
-"""CIFAR-10 in its binary layout, and the survey's augmentation on whole batches.
+"""CIFAR-10 in its binary layout.
 
 A file is a sequence of records: one label byte, then 3,072 pixel bytes (the 32×32 red plane, then
 green, then blue). `data_batch_1.bin` to `data_batch_5.bin` are for training, `test_batch.bin` for
@@ -7,11 +7,11 @@ validation.
 
 import os
 import pathlib
-from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .errors import DataError
 
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -22,10 +22,6 @@ RECORD_BYTES = 1 + 3 * SIZE * SIZE
 RECORDS_PER_FILE = 10_000
 TRAINING_FILES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 VALIDATION_FILES = ("test_batch.bin",)
-
-
-class DataError(Exception):
-    """The data set is missing, incomplete or not what it should be; the message names the file."""
 
 
 def load_cifar10(directory: str | os.PathLike[str], *, train: bool) -> tuple[Tensor, Tensor]:
@@ -78,44 +74,3 @@ def _read_file(path: pathlib.Path) -> tuple[Tensor, Tensor]:
             f"{path}: record {record}: expected a label from 0 to 9, got {int(labels[record])}"
         )
     return records[:, 1:].reshape(-1, 3, SIZE, SIZE), labels
-
-
-def normalize(images: Tensor) -> Tensor:
-    """Map uint8 pixels [N, 3, H, W] to float32 in [-1, 1]: `x / 127.5 - 1`."""
-    return images.float().div_(127.5).sub_(1.0)
-
-
-def augment(images: Tensor, generator: torch.Generator, *, shift: float = 0.1) -> Tensor:
-    """Shift and mirror every image of a batch by its own random amount, as the survey did.
-
-    Shifts are continuous and uniform in ±`shift` of the height and of the width, interpolated
-    bilinearly, with the edge pixels repeated; half of the images are mirrored.
-
-    Args:
-        images: [N, C, H, W], floating point.
-        generator: Source of randomness, on the CPU.
-        shift: Largest shift, as a fraction of the height and of the width.
-
-    Returns:
-        New images [N, C, H, W].
-    """
-    count = images.shape[0]
-    mirror = torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1.0
-    # grid_sample's coordinates run from -1 to 1 over the image, so a fraction counts twice.
-    offsets = (torch.rand(count, 2, generator=generator) * 2 - 1) * (2 * shift)
-    transform = torch.zeros(count, 2, 3)
-    transform[:, 0, 0], transform[:, 1, 1] = mirror, 1.0
-    transform[:, :, 2] = offsets
-    transform = transform.to(images.device, images.dtype)
-    grid = F.affine_grid(transform, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def shuffled_batches(
-    images: Tensor, labels: Tensor, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield whole batches in random order; the remainder, too small for BatchNorm, is left out."""
-    order = torch.randperm(len(images), generator=generator)
-    for start in range(0, len(images) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        yield images[chosen], labels[chosen]
