@@ -39,7 +39,8 @@ void run_op(const Op<Args>& op, Args args, int parts) {
   const auto workspace = aligned(op.workspace_bytes(args));
   args.workspace = workspace.get();
   for (const Phase<Args>& phase : op.phases) {
-    const int64_t items = phase.items ? phase.items(args) : 0;
+    if (!phase.run) continue;
+    const int64_t items = phase.items(args);
     for (int part = parts; part-- > 0;) {
       const auto scratch = aligned(op.scratch_bytes(args));
       phase.run(args, items * part / parts, items * (part + 1) / parts, scratch.get());
