@@ -38,15 +38,17 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
     fail(op, "statistics must be False with an output_scale, got True");
   }
 
-  const Tensor x = to_nhwc(input);
+  const Layout layout = layout_for<Device>(input);
+  const Tensor x = to_layout(input, layout);
   const WeightView w = view_weight(weight);
-  const Tensor output = empty_nhwc(input, {s.batch, s.channels, s.out_height, s.out_width});
+  const Tensor output = empty_map(input, {s.batch, s.channels, s.out_height, s.out_width}, layout);
   const int64_t moments = statistics ? s.channels : 0;
   const Tensor mean = empty_vector(input, accumulator_type(input), moments);
   const Tensor var = empty_vector(input, accumulator_type(input), moments);
   DepthwiseConvArgs args = {};
   args.shape = s;
   args.dtype = dtype_of(input);
+  args.layout = layout;
   args.input = x.const_data_ptr();
   args.weight = w.tensor.const_data_ptr();
   args.weight_channel_stride = w.channel_stride;
@@ -64,9 +66,9 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
 struct BackwardResults {
   Tensor grad_input, grad_weight, grad_sum, grad_dot;
 
-  BackwardResults(const ConvShape& s, const Tensor& input, bool need_grad_input,
+  BackwardResults(const ConvShape& s, const Tensor& input, Layout layout, bool need_grad_input,
                   bool need_grad_weight, bool need_sums)
-      : grad_input(need_grad_input ? empty_nhwc(input, size_of(input))
+      : grad_input(need_grad_input ? empty_map(input, size_of(input), layout)
                                    : empty_vector(input, input.scalar_type(), 0)),
         grad_weight(need_grad_weight ? empty_weight(input, s)
                                      : empty_vector(input, input.scalar_type(), 0)),
@@ -111,18 +113,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   }
   const OptionalTensor mean = check_vector(op, "input_mean", input_mean, input);
 
-  const BackwardResults to(s, input, need_grad_input, need_grad_weight, !!input_mean);
+  // All maps in the input's layout; those in another are copied.
+  const Layout layout = layout_for<Device>(input);
+  const BackwardResults to(s, input, layout, need_grad_input, need_grad_weight, !!input_mean);
   if (!need_grad_input && !need_grad_weight) {
     return {to.grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
   }
-  const Tensor grad = to_nhwc(grad_output);
+  const Tensor grad = to_layout(grad_output, layout);
   OptionalTensor raw;
-  if (output) raw.emplace(to_nhwc(*output));
-  const Tensor x = to_nhwc(input);
+  if (output) raw.emplace(to_layout(*output, layout));
+  const Tensor x = to_layout(input, layout);
   const WeightView w = view_weight(weight);
   DepthwiseConvBackwardArgs args = {};
   args.shape = s;
   args.dtype = dtype_of(input);
+  args.layout = layout;
   args.grad_output = grad.const_data_ptr();
   args.output = data_of(raw);
   args.epilogue = epilogue.map();
