@@ -83,6 +83,7 @@ struct BackwardResults {
   }
 };
 
+// All maps in the input's layout: those in another are copied.
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
     const Tensor& grad_output, const OptionalTensor& output, const OptionalTensor& output_scale,
@@ -113,7 +114,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   }
   const OptionalTensor mean = check_vector(op, "input_mean", input_mean, input);
 
-  // All maps in the input's layout; those in another are copied.
   const Layout layout = layout_for<Device>(input);
   const BackwardResults to(s, input, layout, need_grad_input, need_grad_weight, !!input_mean);
   if (!need_grad_input && !need_grad_weight) {
@@ -143,9 +143,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   args.grad_sum = input_mean ? to.grad_sum.mutable_data_ptr() : nullptr;
   args.grad_dot = input_mean ? to.grad_dot.mutable_data_ptr() : nullptr;
   Device::run(args, input);
-  const MemoryFormat format =
-      need_grad_input ? memory_format_of(input) : MemoryFormat::ChannelsLast;
-  return {to_format(to.grad_input, format), to.grad_weight, to.grad_sum, to.grad_dot};
+  const Tensor grad_input = to_format(to.grad_input, memory_format_of(input));
+  return {grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
 }
 
 }  // namespace mobilenet_ext
