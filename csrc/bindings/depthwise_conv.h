@@ -75,6 +75,11 @@ struct BackwardResults {
         grad_sum(empty_vector(input, accumulator_type(input), need_sums ? s.channels : 0)),
         grad_dot(empty_vector(input, accumulator_type(input), need_sums ? s.channels : 0)) {}
 
+  // In the memory format of `input`.
+  Tensor grad_input_like(const Tensor& input) const {
+    return to_format(grad_input, memory_format_of(input));
+  }
+
   static Tensor empty_weight(const Tensor& input, const ConvShape& s) {
     const int64_t taps = s.kernel * s.kernel;
     const int64_t sizes[] = {s.channels, 1, s.kernel, s.kernel};
@@ -143,8 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   args.grad_sum = input_mean ? to.grad_sum.mutable_data_ptr() : nullptr;
   args.grad_dot = input_mean ? to.grad_dot.mutable_data_ptr() : nullptr;
   Device::run(args, input);
-  const Tensor grad_input = to_format(to.grad_input, memory_format_of(input));
-  return {grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
+  return {to.grad_input_like(input), to.grad_weight, to.grad_sum, to.grad_dot};
 }
 
 }  // namespace mobilenet_ext

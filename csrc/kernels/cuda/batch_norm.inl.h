@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, 5)
 }
 
 template <typename V>
-__global__ void __launch_bounds__(kThreads, 8)
+__global__ void __launch_bounds__(kThreads, 7)
     scale_shift_act_kernel(PassParams<typename V::T, ScaleShiftActArgs> params) {
   using T = typename V::T;
   using A = Accumulator<T>;
