@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from layouts import LAYOUTS, in_nan
 from torch import Tensor
 
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
@@ -77,7 +78,7 @@ def pointwise_case(
     )
 
 
-_CASES = (
+_NHWC_CASES = (
     # Maps that are all border, or no map at all.
     ConvCase("empty_batch", 0, 8, 5, 5),
     ConvCase("one_pixel", 1, 8, 1, 1),
@@ -160,12 +161,12 @@ _OF_EITHER_LAYOUT = (
     "image_groups", "channel_blocks", "wide_map",
 )  # fmt: skip
 CASES = (
-    *_CASES,
+    *_NHWC_CASES,
     *map(_nchw, _NCHW_CASES),
     _nchw(ConvCase("nchw_misaligned", 2, 3, 6, 8), "misaligned_contiguous"),
     *(
         replace(_nchw(case), name=f"nchw_{case.name}")
-        for case in _CASES
+        for case in _NHWC_CASES
         if case.name in _OF_EITHER_LAYOUT
     ),
 )
@@ -252,52 +253,6 @@ def vector_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _in_nan(shape: Sequence[int], dtype: torch.dtype, offset: int) -> Tensor:
-    """An uninitialised contiguous tensor, `offset` elements into a buffer of NaN."""
-    count = torch.Size(shape).numel()
-    buffer = torch.full((offset + count + 64,), torch.nan, dtype=dtype)
-    return buffer[offset : offset + count].view(shape)
-
-
-def _dense_nhwc(values: Tensor, offset: int) -> Tensor:
-    n, c, h, w = values.shape
-    return _in_nan((n, h, w, c), values.dtype, offset).permute(0, 3, 1, 2).copy_(values)
-
-
-def _contiguous(values: Tensor, offset: int = 64) -> Tensor:
-    return _in_nan(values.shape, values.dtype, offset).copy_(values)
-
-
-def _sliced(values: Tensor) -> Tensor:
-    n, c, h, w = values.shape
-    wide = torch.full((n, h + 2, 2 * w + 1, c), torch.nan, dtype=values.dtype)
-    return wide.permute(0, 3, 1, 2)[:, :, 1:-1, 1::2].copy_(values)
-
-
-def _sliced_channels(values: Tensor) -> Tensor:
-    n, c, h, w = values.shape
-    wide = torch.full((n, h, w, c + 5), torch.nan, dtype=values.dtype)
-    return wide.permute(0, 3, 1, 2)[:, 2 : 2 + c].copy_(values)
-
-
-def _transposed(values: Tensor) -> Tensor:
-    return _contiguous(values.transpose(2, 3)).transpose(2, 3)
-
-
-LAYOUTS = {
-    "channels_last": lambda values: _dense_nhwc(values, 64),
-    "contiguous": _contiguous,
-    "sliced": _sliced,
-    "sliced_channels": _sliced_channels,
-    "transposed": _transposed,
-    "expanded_batch": lambda values: values[:1].expand(values.shape),
-    "expanded_map": lambda values: values[:, :, :1, :1].expand(values.shape),
-    "expanded_all": lambda values: values.flatten()[:1].view(1, 1, 1, 1).expand(values.shape),
-    "misaligned": lambda values: _dense_nhwc(values, 1),
-    "misaligned_contiguous": lambda values: _contiguous(values, 1),
-}
-
-
 def make_tensor(
     shape: Sequence[int], layout: str = "channels_last", dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -308,11 +263,11 @@ def make_tensor(
 def make_vector(channels: int, low: float, high: float, dtype: torch.dtype) -> Tensor:
     """Uniform values for each channel, misaligned and between NaNs, for tensors of `dtype`."""
     values = torch.rand(channels, dtype=torch.float64) * (high - low) + low
-    return _in_nan((channels,), vector_dtype(dtype), 1).copy_(values)
+    return in_nan((channels,), vector_dtype(dtype), 1).copy_(values)
 
 
 def make_weight(case: ConvCase, dtype: torch.dtype = torch.float32) -> Tensor:
     """[C, 1, K, K], or [C', C, 1, 1] for a pointwise convolution, between NaNs."""
     before = case.channels if case.out_channels else 1
     shape = (case.channels_after, before, case.kernel, case.kernel)
-    return _in_nan(shape, dtype, 3).copy_(torch.randn(shape, dtype=torch.float64))
+    return in_nan(shape, dtype, 3).copy_(torch.randn(shape, dtype=torch.float64))
