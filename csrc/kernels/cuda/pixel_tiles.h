@@ -4,6 +4,8 @@
 // all before it uses any.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/map_columns.h"
 #include "kernels/cuda/partition.h"
 
@@ -91,17 +93,7 @@ class PlaneTile {
 };
 
 template <typename V, int kPixels>
-struct TileOf {
-  using type = PlaneTile<V, kPixels>;
-};
-template <typename T, int kLanes, int kPixels>
-struct TileOf<Channels<T, kLanes>, kPixels> {
-  using type = MatrixTile<kPixels>;
-};
-template <typename T, int kPixels>
-struct TileOf<Channels<T, 1>, kPixels> {
-  using type = PlaneTile<Channels<T, 1>, kPixels>;
-};
+using TileOf = std::conditional_t<(V::kLanes > 1), MatrixTile<kPixels>, PlaneTile<V, kPixels>>;
 
 template <typename V, int kPixels, typename Tile>
 inline __device__ void load_tile(const Tile& tile, const void* map, Vector<V> (&to)[kPixels]) {
@@ -116,7 +108,7 @@ inline __device__ void load_tile(const Tile& tile, const void* map, Vector<V> (&
 template <typename V, int kPixels, typename F>
 inline __device__ void for_each_tile(const TilePartition& p, const Place& place, F f) {
   if (!place.works) return;
-  using Tile = typename TileOf<V, kPixels>::type;
+  using Tile = TileOf<V, kPixels>;
   for (int64_t i = place.partition; i < p.tiles; i += p.partitions) f(Tile(p, place, i));
 }
 
