@@ -161,7 +161,7 @@ class OpCase:
             return lambda: as_list(op(*own))
 
         def in_stock_ops() -> Call:
-            return lambda: as_list(getattr(reference, self.op)(*arguments))
+            return lambda: as_list(getattr(reference_ops, self.op)(*arguments))
 
         def exact() -> list[Tensor]:
             return as_list(getattr(reference_ops, self.op)(*map(in_double, arguments)))

@@ -1,4 +1,4 @@
-"""How a tensor [N, C, H, W] may lie in memory: in a buffer of NaN, or as a view that repeats itself."""
+"""How a tensor [N, C, H, W] may lie in memory: between NaN, or as a view that repeats itself."""
 
 from collections.abc import Sequence
 

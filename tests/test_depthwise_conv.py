@@ -59,8 +59,8 @@ def test_every_prologue_of_vectors_of_pixels(
     """Kernels are specialised for stride and padding."""
     for stride, padding in [(1, (1, 1, 1, 1)), (2, (1, 1, 1, 1)), (2, (0, 1, 0, 1))]:
         case = ConvCase("", 2, 3, 7, 16, stride=stride, padding=padding, layout="contiguous")
-        check(ops, case, dtype, prologue=activation, epilogue=NOTHING)
-        check(ops, case, dtype, prologue=activation, epilogue="relu6")
+        check_forward(ops, case, dtype, prologue=activation, epilogue=NOTHING)
+        check_forward(ops, case, dtype, prologue=activation, epilogue="relu6")
 
 
 @over_activations

@@ -48,7 +48,7 @@ def test_whole_vectors_of_pixels(ops: Ops, dtype: torch.dtype, options: dict[str
                 "", 2, 3, 7, width, stride=stride, padding=padding,
                 layout="contiguous", grad_layout="contiguous",
             )  # fmt: skip
-            check(ops, make_backward_sample(case, dtype, **options))
+            check_backward(ops, make_backward_sample(case, dtype, **options))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
