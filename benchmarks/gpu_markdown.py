@@ -12,7 +12,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from targets import Verdict, kernel_verdicts, model_verdicts, percent_wanted, reaches
+from targets import (
+    Verdict,
+    kernel_verdicts,
+    layout_of,
+    model_verdicts,
+    percent_wanted,
+    reaches,
+)
 
 HERE = pathlib.Path(__file__).resolve().parent
 STATUS = "GPU_STATUS.md"
@@ -110,19 +117,24 @@ def verdicts(content: Content) -> str:
 
 
 def kernels(content: Content) -> str:
-    """Return time and bandwidth of every op at every layer, a table a dtype."""
+    """Return time and bandwidth of every op at every layer, a table a dtype and layout."""
     text = (
-        "## Kernels\n\nBatch 256, channels_last, cold L2 cache. GB/s counts the least traffic of "
+        "## Kernels\n\nBatch 256, cold L2 cache. GB/s counts the least traffic of "
         "the op; the percentage is of a copy from device to device in the same minute.\n"
     )
     rows = content["kernels"]
     if not rows:
         return text + "\nNot run.\n"
     header = ["op", "layer (size/stride/channels)", "µs", "GB/s", "% of copy", "target", "met"]
-    for dtype in dict.fromkeys(row["dtype"] for row in rows):
-        mine = [kernel_cells(row) for row in rows if row["dtype"] == dtype]
-        text += f"\n### {dtype}\n\n" + table(header, mine)
+    for kind in dict.fromkeys(map(kind_of, rows)):
+        mine = [kernel_cells(row) for row in rows if kind_of(row) == kind]
+        text += f"\n### {kind}\n\n" + table(header, mine)
     return text
+
+
+def kind_of(row: Content) -> str:
+    """Return the heading under which a row goes."""
+    return f"{row['dtype']}, {layout_of(row)}"
 
 
 def kernel_cells(row: Content) -> list[object]:

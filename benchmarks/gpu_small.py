@@ -19,8 +19,13 @@ from ops import has_kernel
 from points import DTYPES
 
 CASES = {**OPS, **VECTOR_OPS}
-# Channels: whole vectors, more than a block of them, and neither.
-SHAPES = (Layer(9, 1, 12), Layer(8, 2, 16), Layer(17, 1, 72), Layer(6, 2, 7), Layer(1, 1, 5))
+# Channels: whole vectors, more than a block of them, and neither. Then rows of pixels: whole
+# vectors, and not.
+SHAPES = (
+    *((layer, "channels_last") for layer in (Layer(9, 1, 12), Layer(8, 2, 16), Layer(17, 1, 72))),
+    *((layer, "channels_last") for layer in (Layer(6, 2, 7), Layer(1, 1, 5))),
+    *((layer, "contiguous") for layer in (Layer(8, 1, 3), Layer(16, 2, 5), Layer(9, 1, 4))),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [name for name, case in CASES.items() if has_kernel(case.op, device)]
     calls = 0
     for dtype in DTYPES:
-        for layer in SHAPES:
-            data = Data(layer, Setting(2, dtype, device))
+        for layer, layout in SHAPES:
+            data = Data(layer, Setting(2, dtype, device, layout))
             for name in names:
                 getattr(torch.ops.mobilenet_ext, CASES[name].op)(*CASES[name].arguments(data))
                 calls += 1

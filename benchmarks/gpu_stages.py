@@ -10,7 +10,7 @@ from typing import Any
 from gpu_parse import parse_pytest
 from layers import DEPTHWISE
 from stages import Outcome, Stage, last_lines
-from targets import COMPILE, EAGER
+from targets import COMPILE, EAGER, layout_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"
@@ -85,8 +85,10 @@ def collect_sanitizer(content: Content, log: pathlib.Path, result: pathlib.Path)
 
 
 def collect_kernels(content: Content, log: pathlib.Path, result: pathlib.Path) -> None:
-    """One row a kernel, layer and dtype."""
-    content["kernels"] = read_json(result)["points"]
+    """One row a kernel, layer, dtype and layout; replaces earlier rows of that layout."""
+    new = read_json(result)["points"]
+    layouts = {layout_of(row) for row in new}
+    content["kernels"] = [r for r in content["kernels"] if layout_of(r) not in layouts] + new
 
 
 def collect_models(content: Content, log: pathlib.Path, result: pathlib.Path) -> None:
@@ -141,13 +143,16 @@ def plan(work: pathlib.Path, *, build: bool, scale: Scale) -> list[Step]:
     device = ["--device", scale.device]
     kernels = [*device, "--batch", str(scale.batch), "--mode", "ops", "--layers", *scale.layers]
     kernels += ["--rounds", "5", "--min-time", "0.02"]
+    nchw = [*kernels, "--layout", "contiguous", "--dtype", "float16", "float32"]
+    nchw += ["--mode", "norm-conv-statistics", "conv-backward"]
     kernels += ["--dtype", "bfloat16", "float16", "float32"]
     steps = [
         Step(Stage("build", pip, 170, {"MOBILENET_EXT_CUDA": "1"}), collect_nothing, "build"),
         step("machine", python("machine.py", *device), 40, collect_machine, work),
         Step(Stage("tests", pytest, 110, accepted=(0, 1)), collect_tests, "tests"),
         step("sanitizer", python("gpu_sanitizer.py"), 70, collect_sanitizer, work),
-        step("kernels", python("ops.py", *kernels), 125, collect_kernels, work),
+        step("kernels", python("ops.py", *kernels), 120, collect_kernels, work),
+        step("kernels-nchw", python("ops.py", *nchw), 25, collect_kernels, work, "kernels"),
     ]
     steps += [model_step(*point, scale, work) for point in scale.points]
     return steps if build else steps[1:]

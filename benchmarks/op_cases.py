@@ -18,6 +18,7 @@ from torch import Tensor
 from mobilenet_ext import reference_ops
 
 RELU6 = 2
+ON_VECTORS = ("batch_norm_affine", "batch_norm_gradient_map")
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.1}
 GRADIENT_SLACK = 30  # of whole modes: rounding moves values across ReLU6's kinks
 
@@ -43,10 +44,11 @@ class Setting:
     batch: int
     dtype: str
     device: str
+    layout: str = "channels_last"  # of all maps, or contiguous: NCHW
 
 
 class Data:
-    """Random tensors of one layer on the device, channels_last, always the same ones."""
+    """Random tensors of one layer on the device, in the layout, always the same ones."""
 
     def __init__(self, layer: Layer, setting: Setting) -> None:
         """Seed a generator on the device."""
@@ -61,7 +63,8 @@ class Data:
     def map(self, size: int) -> Tensor:
         """Return [N, C, size, size] in the storage type, with a mean that is not 0."""
         values = self.normal(self.setting.batch, size, size, self.layer.channels)
-        return values.add_(0.5).to(self.dtype).permute(0, 3, 1, 2)
+        values = values.add_(0.5).to(self.dtype).permute(0, 3, 1, 2)
+        return values.contiguous() if self.setting.layout == "contiguous" else values
 
     def input(self) -> Tensor:
         """Return what the layer reads."""
@@ -157,11 +160,15 @@ class OpCase:
             own = [copied(argument) for argument in arguments]
             return lambda: as_list(op(*own))
 
+        def in_stock_ops() -> Call:
+            return lambda: as_list(getattr(reference_ops, self.op)(*arguments))
+
         def exact() -> list[Tensor]:
             return as_list(getattr(reference_ops, self.op)(*map(in_double, arguments)))
 
+        stock = {"stock ops": in_stock_ops} if self.op in ON_VECTORS else {}
         slack = (1.0, 1.0, 1.0, 1.0)
-        return Work(ours, {}, exact, slack, tuple(f"result {i}" for i in range(4)))
+        return Work(ours, stock, exact, slack, tuple(f"result {i}" for i in range(4)))
 
 
 @dataclass(frozen=True)
@@ -185,10 +192,10 @@ class ModeCase:
         def exact() -> list[Tensor]:
             return self.call(stock, layer, [t.double() for t in [nchw, weight, *vectors]])()
 
-        nchw = x.contiguous()
+        nchw, nhwc = x.contiguous(), x.contiguous(memory_format=torch.channels_last)
         return Work(
             make(fused, x),
-            {"stock NHWC": make(stock, x), "stock NCHW": make(stock, nchw)},
+            {"stock NHWC": make(stock, nhwc), "stock NCHW": make(stock, nchw)},
             exact,
             (1.0, *[float(GRADIENT_SLACK)] * 4),
             ("output", "grad x", "grad weight", "grad bn_weight", "grad bn_bias"),
@@ -267,9 +274,9 @@ OPS = {
     "scale-shift-act-reduce": OpCase("scale_shift_act_backward_reduce", backward_reduce, (2, 0)),
     "scale-shift-act-backward": OpCase("scale_shift_act_backward", backward, (3, 0)),
 }
-# On [C] alone: they have no bandwidth to speak of, but can go wrong.
+# On [C] alone: they have no bandwidth to speak of; stock PyTorch takes a launch for each operation.
 VECTOR_OPS = {
     "batch-norm-affine": OpCase("batch_norm_affine", norm_of_statistics, (0, 0)),
     "batch-norm-gradient-map": OpCase("batch_norm_gradient_map", gradient_of_sums, (0, 0)),
 }
-CASES: dict[str, ModeCase | OpCase] = {**MODES, **OPS}
+CASES: dict[str, ModeCase | OpCase] = {**MODES, **OPS, **VECTOR_OPS}

@@ -4,6 +4,7 @@
     python benchmarks/ops.py                       # under a minute
     python benchmarks/ops.py --batch 32 --threads 1 --json results/ops.json
     python benchmarks/ops.py --device cuda --batch 256 --dtype bfloat16 --mode conv-backward
+    python benchmarks/ops.py --device cuda --mode ops --layout contiguous
 
 GB/s counts the least traffic that the op allows; "% copy" compares it with a copy, measured in the
 same rounds: of as many bytes on a CPU, on a GPU of a gigabyte and with a cold cache (cold.py).
@@ -22,7 +23,7 @@ import report
 import torch
 from cold import Rotation
 from layers import DEPTHWISE, Layer
-from op_cases import CASES, MODES, OPS, Setting, Work, disagreement
+from op_cases import CASES, MODES, OPS, OpCase, Setting, Work, disagreement
 from points import DTYPES
 from progress import Progress
 from timing import Timing, interleave
@@ -35,19 +36,20 @@ class Row:
     layer: str
     mode: str
     dtype: str
+    layout: str
     ms: float = 0.0
     gb_per_s: float = 0.0
     percent_of_copy: float = 0.0
-    stock_ratio: float | None = None  # the faster layout of stock PyTorch over ours
+    stock_ratio: float | None = None  # the faster contender from stock PyTorch over ours
     disagreement: str = ""
     missing: str = ""  # why it was not run
 
 
-def measure(layer: Layer, mode: str, dtype: str, options: argparse.Namespace) -> Row:
+def measure(layer: Layer, mode: str, dtype: str, layout: str, options: argparse.Namespace) -> Row:
     """Verify and time one layer in one mode."""
-    case, setting = CASES[mode], Setting(options.batch, dtype, options.device)
-    row = Row(layer.name, mode, dtype)
-    if mode in OPS and not has_kernel(OPS[mode].op, options.device):
+    case, setting = CASES[mode], Setting(options.batch, dtype, options.device, layout)
+    row = Row(layer.name, mode, dtype, layout)
+    if isinstance(case, OpCase) and not has_kernel(case.op, options.device):
         return dataclasses.replace(row, missing=f"no kernel for {options.device}")
     work = case.work(layer, setting)
     wrong = disagreement(work.ours()(), work.exact(), work, dtype)
@@ -70,8 +72,8 @@ def time_work(work: Work, size: int, options: argparse.Namespace) -> tuple[dict[
     """Time ours, stock and a copy; return also the bytes that the copy moves."""
     on_gpu = options.device.startswith("cuda")
     sets = range(cold.sets_needed(size, options.device))
-    copied = max(size, cold.COPY_BYTES) if on_gpu else size
-    source = torch.zeros(max(1, copied // 2), dtype=torch.uint8, device=options.device)
+    copied = max(size, cold.COPY_BYTES if on_gpu else 2)
+    source = torch.zeros(copied // 2, dtype=torch.uint8, device=options.device)
     target = torch.empty_like(source)
     makes = {"ours": work.ours, **work.stock}
     runs = {name: Rotation([make() for _ in sets]) for name, make in makes.items()}
@@ -107,6 +109,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=machine.cores())
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["float32"])
+    layouts = ("channels_last", "contiguous")
+    parser.add_argument("--layout", nargs="+", choices=layouts, default=["channels_last"])
     parser.add_argument("--device", default="cpu")
     modes = [*CASES, "ops"]
     parser.add_argument("--mode", nargs="+", choices=modes, default=list(MODES), metavar="MODE")
@@ -129,19 +133,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     description = machine.describe(options.device)
     settings = {name: value for name, value in vars(options).items() if name != "json"}
     points = [
-        (layer, mode, dtype)
+        (layer, mode, dtype, layout)
+        for layout in options.layout
         for dtype in options.dtype
         for mode in options.mode
         for layer in DEPTHWISE
         if layer.name in options.layers
     ]
     with Progress("depthwise layers", len(points)) as progress:
-        for layer, mode, dtype in points:
+        for layer, mode, dtype, layout in points:
             try:
-                rows.append(measure(layer, mode, dtype, options))
+                rows.append(measure(layer, mode, dtype, layout, options))
             except RuntimeError as error:  # one layer that breaks is not the end of the others
                 cause = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-                rows.append(Row(layer.name, mode, dtype, disagreement=cause))
+                rows.append(Row(layer.name, mode, dtype, layout, disagreement=cause))
             progress.step(layer.name)
             if options.json:
                 content = [dataclasses.asdict(row) for row in rows]
@@ -155,14 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(rows: list[Row]) -> None:
     """Print the table."""
     print(
-        f"{'layer':<10}  {'mode':<24}  {'dtype':<8}  {'ms':>8}  {'GB/s':>6}  {'% copy':>6}  "
-        f"{'x stock':>7}"
+        f"{'layer':<10}  {'mode':<24}  {'dtype':<8}  {'layout':<13}  {'ms':>8}  {'GB/s':>6}  "
+        f"{'% copy':>6}  {'x stock':>7}"
     )
     for row in rows:
         ratio = "-" if row.stock_ratio is None else f"{row.stock_ratio:.2f}"
         numbers = f"{row.ms:8.3f}  {row.gb_per_s:6.1f}  {row.percent_of_copy:6.0f}  {ratio:>7}"
         text = row.missing or row.disagreement or numbers
-        print(f"{row.layer:<10}  {row.mode:<24}  {row.dtype:<8}  {text}")
+        print(f"{row.layer:<10}  {row.mode:<24}  {row.dtype:<8}  {row.layout:<13}  {text}")
 
 
 if __name__ == "__main__":

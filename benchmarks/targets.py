@@ -62,9 +62,16 @@ class Verdict:
         return {True: "yes", False: "**no**", None: "not measured"}[self.met]
 
 
+def layout_of(row: Content) -> str:
+    """Return the memory format that a row of ops.py was measured in."""
+    return str(row.get("layout", "channels_last"))
+
+
 def percent_wanted(row: Content) -> int | None:
     """Return the percentage of copy bandwidth that a row of ops.py has to reach, or None."""
     if row["mode"] not in KERNELS_WITH_TARGET or row["dtype"] == "float32":
+        return None
+    if layout_of(row) != "channels_last":
         return None
     return PERCENT_OF_COPY.get(int(row["layer"].split("/")[0]))
 

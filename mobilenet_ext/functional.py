@@ -63,7 +63,8 @@ def depthwise_conv_bn_relu(
     ones.
 
     Args:
-        input: [N, C, H, W], any strides; channels_last is the fast layout.
+        input: [N, C, H, W], any strides; channels_last is the fast layout. Others are copied, but
+            for contiguous maps on CUDA.
         weight: [C * multiplier, 1, K, K], in the input's dtype. A multiplier above 1 takes stock
             PyTorch ops.
         bn_weight: [C * multiplier], or None for 1.

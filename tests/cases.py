@@ -6,10 +6,11 @@ tensor shows in the result.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from layouts import LAYOUTS, in_nan
 from torch import Tensor
 
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
@@ -77,7 +78,7 @@ def pointwise_case(
     )
 
 
-CASES = (
+_NHWC_CASES = (
     # Maps that are all border, or no map at all.
     ConvCase("empty_batch", 0, 8, 5, 5),
     ConvCase("one_pixel", 1, 8, 1, 1),
@@ -129,6 +130,46 @@ CASES = (
     ConvCase("expanded_all", 2, 9, 6, 7, grad_layout="expanded_all"),
     ConvCase("misaligned", 2, 17, 6, 7, layout="misaligned", grad_layout="misaligned"),
 )
+_NCHW_CASES = (
+    # Rows of whole vectors of pixels, before and after the convolution.
+    ConvCase("nchw_vectors", 2, 5, 6, 8),
+    ConvCase("nchw_vectors_stride_2", 2, 5, 9, 16, stride=2, activation="relu"),
+    ConvCase("nchw_vectors_stride_2_keras", 2, 5, 8, 16, stride=2, padding=(0, 1, 0, 1)),
+    ConvCase("nchw_vectors_of_many_images", 40, 3, 4, 4),
+    ConvCase("nchw_vectors_in_bands", 1, 3, 67, 20, activation=None),
+    ConvCase("nchw_vectors_in_bands_stride_2", 1, 3, 131, 24, stride=2, padding=(0, 1, 0, 1)),
+    # Rows that grow by a vector, half of a strip that is outside of the input.
+    ConvCase("nchw_vectors_padded", 2, 3, 5, 8, padding=(1, 5, 3, 0)),
+    ConvCase("nchw_vectors_padded_stride_2", 2, 3, 5, 12, stride=2, padding=(1, 5, 0, 3)),
+    ConvCase("nchw_vectors_padded_stride_2_keras", 2, 3, 5, 12, stride=2, padding=(0, 4, 1, 1)),
+    # Rows of vectors whose padding, or address, or other end does not fit.
+    ConvCase("nchw_no_vectors_padding", 2, 3, 5, 8, padding=(2, 0, 1, 1)),
+    ConvCase("nchw_no_vectors_of_input", 2, 3, 5, 10, padding=(1, 3, 1, 1)),
+    ConvCase("nchw_no_vectors_of_output", 2, 3, 9, 12, stride=2),
+)
+
+
+def _nchw(case: ConvCase, layout: str = "contiguous") -> ConvCase:
+    return replace(case, layout=layout, grad_layout=layout)
+
+
+_OF_EITHER_LAYOUT = (
+    "empty_batch", "one_pixel", "smaller_than_kernel", "one_row", "one_column",
+    "padding_wider_than_kernel", "no_padding", "odd_map", "channels_1", "channels_33",
+    "stride_2_odd_map", "stride_2_keras_even_map", "stride_3", "stride_wider_than_kernel",
+    "kernel_1", "kernel_2_even", "kernel_5_stride_2", "dilation_2", "dilation_2_stride_2",
+    "image_groups", "channel_blocks", "wide_map",
+)  # fmt: skip
+CASES = (
+    *_NHWC_CASES,
+    *map(_nchw, _NCHW_CASES),
+    _nchw(ConvCase("nchw_misaligned", 2, 3, 6, 8), "misaligned_contiguous"),
+    *(
+        replace(_nchw(case), name=f"nchw_{case.name}")
+        for case in _NHWC_CASES
+        if case.name in _OF_EITHER_LAYOUT
+    ),
+)
 POINTWISE_CASES = (
     # No map, and maps of fewer pixels than a register tile has rows.
     pointwise_case("pointwise_empty_batch", 0, 8, 5, 3, 3),
@@ -170,7 +211,10 @@ FEW_POINTWISE = (
 _BY_NAME = {case.name: case for case in (*CASES, *POINTWISE_CASES)}
 
 # Where one case of each kind is enough.
-FEW_CASES = ("channels_17", "stride_2_keras_odd_map", "kernel_5", "bands", "contiguous")
+FEW_CASES = (
+    "channels_17", "stride_2_keras_odd_map", "kernel_5", "bands", "contiguous",
+    "nchw_vectors", "nchw_vectors_stride_2", "nchw_vectors_stride_2_keras",
+)  # fmt: skip
 
 
 def case_named(name: str) -> ConvCase:
@@ -209,51 +253,6 @@ def vector_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _in_nan(shape: Sequence[int], dtype: torch.dtype, offset: int) -> Tensor:
-    """An uninitialised contiguous tensor, `offset` elements into a buffer of NaN."""
-    count = torch.Size(shape).numel()
-    buffer = torch.full((offset + count + 64,), torch.nan, dtype=dtype)
-    return buffer[offset : offset + count].view(shape)
-
-
-def _dense_nhwc(values: Tensor, offset: int) -> Tensor:
-    n, c, h, w = values.shape
-    return _in_nan((n, h, w, c), values.dtype, offset).permute(0, 3, 1, 2).copy_(values)
-
-
-def _contiguous(values: Tensor) -> Tensor:
-    return _in_nan(values.shape, values.dtype, 64).copy_(values)
-
-
-def _sliced(values: Tensor) -> Tensor:
-    n, c, h, w = values.shape
-    wide = torch.full((n, h + 2, 2 * w + 1, c), torch.nan, dtype=values.dtype)
-    return wide.permute(0, 3, 1, 2)[:, :, 1:-1, 1::2].copy_(values)
-
-
-def _sliced_channels(values: Tensor) -> Tensor:
-    n, c, h, w = values.shape
-    wide = torch.full((n, h, w, c + 5), torch.nan, dtype=values.dtype)
-    return wide.permute(0, 3, 1, 2)[:, 2 : 2 + c].copy_(values)
-
-
-def _transposed(values: Tensor) -> Tensor:
-    return _contiguous(values.transpose(2, 3)).transpose(2, 3)
-
-
-LAYOUTS = {
-    "channels_last": lambda values: _dense_nhwc(values, 64),
-    "contiguous": _contiguous,
-    "sliced": _sliced,
-    "sliced_channels": _sliced_channels,
-    "transposed": _transposed,
-    "expanded_batch": lambda values: values[:1].expand(values.shape),
-    "expanded_map": lambda values: values[:, :, :1, :1].expand(values.shape),
-    "expanded_all": lambda values: values.flatten()[:1].view(1, 1, 1, 1).expand(values.shape),
-    "misaligned": lambda values: _dense_nhwc(values, 1),
-}
-
-
 def make_tensor(
     shape: Sequence[int], layout: str = "channels_last", dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -264,11 +263,11 @@ def make_tensor(
 def make_vector(channels: int, low: float, high: float, dtype: torch.dtype) -> Tensor:
     """Uniform values for each channel, misaligned and between NaNs, for tensors of `dtype`."""
     values = torch.rand(channels, dtype=torch.float64) * (high - low) + low
-    return _in_nan((channels,), vector_dtype(dtype), 1).copy_(values)
+    return in_nan((channels,), vector_dtype(dtype), 1).copy_(values)
 
 
 def make_weight(case: ConvCase, dtype: torch.dtype = torch.float32) -> Tensor:
     """[C, 1, K, K], or [C', C, 1, 1] for a pointwise convolution, between NaNs."""
     before = case.channels if case.out_channels else 1
     shape = (case.channels_after, before, case.kernel, case.kernel)
-    return _in_nan(shape, dtype, 3).copy_(torch.randn(shape, dtype=torch.float64))
+    return in_nan(shape, dtype, 3).copy_(torch.randn(shape, dtype=torch.float64))

@@ -74,6 +74,9 @@ class Cpu:
     def why_not(self) -> str | None:
         return None
 
+    def has(self, op: str) -> bool:
+        return True
+
     def __getattr__(self, op: str) -> Op:
         return getattr(torch.ops.mobilenet_ext, op)
 
@@ -85,6 +88,9 @@ class CudaOnHost:
 
     def why_not(self) -> str | None:
         return why_not_on_host()
+
+    def has(self, op: str) -> bool:
+        return library().has(op)
 
     def __getattr__(self, op: str) -> Op:
         return getattr(library().ops, op)
@@ -98,6 +104,9 @@ class Gpu:
 
     def why_not(self) -> str | None:
         return why_no_gpu()
+
+    def has(self, op: str) -> bool:
+        return has_cuda_kernel(op)
 
     def __getattr__(self, op: str) -> Op:
         def run(*args: Any, **kwargs: Any) -> Any:

@@ -27,11 +27,23 @@ over_maps = over_cases(
         "channels_9", "channels_16", "channels_17", "channels_33", "bands", "channel_blocks",
         "wide_map", "contiguous", "mixed_layouts", "sliced", "sliced_channels", "transposed",
         "expanded_batch", "expanded_map", "expanded_all", "misaligned",
+        "nchw_vectors", "nchw_vectors_of_many_images", "nchw_empty_batch", "nchw_one_pixel",
+        "nchw_odd_map", "nchw_channels_1", "nchw_channels_33", "nchw_image_groups",
+        "nchw_channel_blocks", "nchw_wide_map", "nchw_misaligned",
     )
 )  # fmt: skip
 over_activations = pytest.mark.parametrize("activation", ACTIVATIONS)
-# No whole number of vectors, and one for every type on every device.
-over_widths = pytest.mark.parametrize("channels", [21, 24])
+# No whole number of vectors, and one for every type on every device; of channels, of pixels.
+over_vectors = pytest.mark.parametrize(
+    "case",
+    [
+        ConvCase("21_channels", 3, 21, 9, 7),
+        ConvCase("24_channels", 3, 24, 9, 7),
+        ConvCase("odd_planes", 3, 5, 9, 7, layout="contiguous", grad_layout="contiguous"),
+        ConvCase("even_planes", 3, 5, 6, 8, layout="contiguous", grad_layout="contiguous"),
+    ],
+    ids=lambda case: case.name,
+)
 
 
 @dataclass(frozen=True)
@@ -94,11 +106,11 @@ def test_scale_shift_act_and_its_backward(ops: Ops, case: ConvCase) -> None:
 
 @over_dtypes
 @over_activations
-@over_widths
+@over_vectors
 def test_every_dtype_and_activation(
-    ops: Ops, dtype: torch.dtype, activation: str | None, channels: int
+    ops: Ops, dtype: torch.dtype, activation: str | None, case: ConvCase
 ) -> None:
-    check(ops, make_sample(ConvCase("", 3, channels, 9, 7), dtype, activation))
+    check(ops, make_sample(case, dtype, activation))
 
 
 @pytest.mark.parametrize("misaligned", ["layout", "grad_layout"])
@@ -156,9 +168,10 @@ def test_statistics(ops: Ops, case: ConvCase) -> None:
 
 
 @over_dtypes
-@over_widths
-def test_statistics_of_every_dtype(ops: Ops, dtype: torch.dtype, channels: int) -> None:
-    check_statistics(ops, make_tensor((3, channels, 33, 35), dtype=dtype))
+@over_vectors
+def test_statistics_of_every_dtype(ops: Ops, dtype: torch.dtype, case: ConvCase) -> None:
+    shape = (case.batch, case.channels, 4 * case.height, 3 * case.width)
+    check_statistics(ops, make_tensor(shape, case.layout, dtype))
 
 
 def check_statistics(ops: Ops, x: Tensor, rtol: float | None = None) -> None:
@@ -178,11 +191,12 @@ def check_statistics(ops: Ops, x: Tensor, rtol: float | None = None) -> None:
     torch.testing.assert_close(var.double(), expected_var, rtol=rtol, atol=rtol * 1e-6)
 
 
-def test_sums_of_more_pixels_than_threads(ops: Ops) -> None:
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_sums_of_more_pixels_than_threads(ops: Ops, layout: str) -> None:
     """The CUDA threads of a launch go round several times."""
-    case = ConvCase("", 1, 1, 900, 900)
+    case = ConvCase("", 1, 1, 900, 900, layout=layout, grad_layout=layout)
     check_sums(ops, make_sample(case, torch.float32, "relu6"))
-    check_statistics(ops, make_tensor(case.shape))
+    check_statistics(ops, make_tensor(case.shape, layout))
 
 
 def spread(shape: tuple[int, ...]) -> Tensor:

@@ -1,5 +1,6 @@
 """The checker of kernel resources: it reads ptxas, reports every drift, and holds for the file."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import cuda_budget
 import cuda_occupancy
 import pytest
 from cuda_budget import Row, drift, local_memory, main, parse, read_budget, write_budget
-from cuda_occupancy import Bounds, blocks_per_multiprocessor, launch_bounds, table
+from cuda_occupancy import ESTIMATES, Bounds, blocks_per_multiprocessor, launch_bounds, table
 
 SLIDING = (
     "_ZN13mobilenet_ext4cuda21depthwise_conv_kernelINS0_13SlidingWindowIfLi4ELi1ENS0_9Normalize"
@@ -178,7 +179,7 @@ def test_launch_bounds_are_those_of_the_sources(tmp_path: Path) -> None:
     found = launch_bounds(cuda_budget.SOURCES)
     assert found["depthwise_conv_kernel"] == Bounds(128, 3)
     assert table([FAST], cuda_budget.SOURCES).splitlines()[-1] == (
-        f"| `{FAST.kernel}` | sm_80 | 128 | 6400 | 0 | 0 | 128 | 4 | registers | 16 of 64 | 3 |"
+        f"| `{FAST.kernel}` | sm_80 | 128 | 6400 | 0 | 0 | 128 | 4 | registers | 16 of 64 | - | 3 |"
     )
 
     (tmp_path / "kernels.h").write_text(
@@ -188,7 +189,18 @@ def test_launch_bounds_are_those_of_the_sources(tmp_path: Path) -> None:
         "__global__ void __launch_bounds__(kUnknown) h() {\n"
     )
     assert launch_bounds(tmp_path) == {"f": Bounds(96, 0), "g": Bounds(64, 0)}
-    assert cuda_occupancy.line(FAST, None).endswith("| - | - | - | - | - |")
+    assert cuda_occupancy.line(FAST, None).endswith("| - | - | - | - | - | - |")
+
+
+def test_every_estimate_of_the_design_is_beside_a_kernel() -> None:
+    _, rows = read_budget(cuda_budget.BUDGET.read_text())
+    bounds = Bounds(128, 3)
+    for estimate in ESTIMATES:
+        kernels = [row for row in rows if re.search(estimate.kernels, row.kernel)]
+        assert kernels, estimate.kernels
+        for row in kernels:
+            cells = cuda_occupancy.line(row, bounds).split(" | ")
+            assert cells[-2] == str(estimate.warps)
 
 
 def test_the_committed_budget_covers_three_archs_and_no_fast_kernel_spills() -> None:

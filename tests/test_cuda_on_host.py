@@ -4,12 +4,12 @@ Barriers are taken away at run time, one after another, all that there are. Othe
 in the text of a kernel, which the tests of the ops must then fail on.
 """
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,15 @@ import test_batch_norm_ops
 import torch
 from cases import ConvCase, case_named
 from conv_checks import NOTHING, check_backward, check_forward
-from cuda_on_host.build import CSRC, KERNELS, build
+from cuda_on_host.build import KERNELS, build
+from cuda_on_host.faults import (
+    FAULTS,
+    LONG_STRIPS,
+    READ_OUTSIDE,
+    build_with_faults,
+    options_of,
+    plant,
+)
 from cuda_on_host.library import VARIABLE, library
 from implementations import CudaOnHost, why_not_on_host
 from samples import make_backward_sample
@@ -98,66 +106,11 @@ def test_divergence_is_an_error(sample: str, message: str) -> None:
     assert re.search(message, run_sample(sample)[1])
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A text that occurs once in the kernels, what takes its place, and who shall notice."""
-
-    text: str
-    instead: str
-    file: str
-    tests: str  # as `pytest -k` has them
-
-
-FAULTS = {
-    "halo": Fault(
-        "in_height - top < taps ? s.in_height - top : taps)",
-        "in_height - top < taps ? s.in_height - top : taps - 1)",
-        "test_depthwise_conv.py",
-        "whole_vectors and float32",
-    ),
-    "backward_halo": Fault(
-        "const int64_t begin = first < 0 ? -first : 0, end = size - first;",
-        "const int64_t begin = first < 0 ? -first : 0, end = size - first - 1;",
-        "test_depthwise_conv_backward.py",
-        "between_two_batch_norms",
-    ),
-    "partition": Fault(
-        "{ return (a + b - 1) / b; }",
-        "{ return (a + b - 2) / b; }",
-        "test_depthwise_conv.py",
-        "every_dtype and float32",
-    ),
-}
-# What it reads is masked afterwards, but nobody knows what lies there.
-READ_OUTSIDE = Fault(
-    "if (!row.inside || !cursor.inside[x]) continue;",
-    "if (!cursor.inside[x]) continue;",
-    "test_depthwise_conv.py",
-    "whole_vectors and float32",
-)
-
-
-def plant(fault: Fault, folder: Path) -> None:
-    """Writes the kernel's source with the fault in it to the folder, in place of csrc."""
-    holders = [path for path in KERNELS.iterdir() if fault.text in path.read_text("utf-8")]
-    assert len(holders) == 1, f"{fault.text!r} must be in one file, is in {holders}"
-    original = holders[0].read_text("utf-8")
-    assert original.count(fault.text) == 1
-    changed = folder / holders[0].relative_to(CSRC)
-    changed.parent.mkdir(parents=True)
-    changed.write_text(original.replace(fault.text, fault.instead), "utf-8")
-
-
-def options_of(fault: Fault) -> list[str]:
-    """What pytest runs to notice the fault."""
-    return [fault.file, "-k", f"cuda_on_host and {fault.tests}"]
-
-
-def run_tests(path: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs pytest on the library at `path` and the package that this process has imported."""
+def run_python(path: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python on the library at `path` and the package that this process has imported."""
     package = str(Path(mobilenet_ext.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": package, VARIABLE: str(path), **environment}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *options]
+    command = [sys.executable, "-m", *options]
     return subprocess.run(
         command, cwd=TESTS, env=environment, check=False, capture_output=True, text=True
     )
@@ -174,32 +127,30 @@ def run_sanitized_tests(path: Path, *options: str) -> subprocess.CompletedProces
     ]
     # Python keeps some of its memory to the end; CUDA maps some where AddressSanitizer wants it.
     asan_options = "detect_leaks=0:protect_shadow_gap=0"
-    return run_tests(path, "-s", *options, LD_PRELOAD=" ".join(found), ASAN_OPTIONS=asan_options)
+    pytest_options = ("pytest", "-x", "-q", "-p", "no:cacheprovider", "-s")
+    environment = {"LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": asan_options}
+    return run_python(path, *pytest_options, *options, **environment)
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_planted_fault_is_noticed(fault: Fault, tmp_path: Path) -> None:
-    plant(fault, tmp_path)
-    path = build(overlay=tmp_path, only="*float32.cu")
-    done = run_tests(path, *options_of(fault))
-    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    assert "1 failed" in done.stdout
+@pytest.fixture(scope="module")
+def exit_statuses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[int]]:
+    """How the tests of the ops end with each of the planted faults at work."""
+    folder = tmp_path_factory.mktemp("faults")
+    results = folder / "results.json"
+    done = run_python(build_with_faults(folder), "cuda_on_host.faults", str(results))
+    assert results.exists(), done.stdout + done.stderr
+    return json.loads(results.read_text("utf-8"))
 
 
-def test_long_strips_and_several_for_each_thread(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", FAULTS)
+def test_planted_fault_is_noticed(name: str, exit_statuses: dict[str, list[int]]) -> None:
+    for tests, status in zip(FAULTS[name].noticed_by, exit_statuses[name], strict=True):
+        assert status == pytest.ExitCode.TESTS_FAILED, tests
+
+
+def test_long_strips_and_several_for_each_thread(exit_statuses: dict[str, list[int]]) -> None:
     """As large tensors have them, which would take too long here."""
-    text = (KERNELS / "partition.h").read_text("utf-8")
-    for name in ("kWantedThreads", "kMaxBlocks", "kMaxStatisticsBlocks"):
-        text, count = re.subn(rf"(constexpr int64_t {name} = )[^;]+;", r"\g<1>5;", text)
-        assert count == 1, name
-    header = tmp_path / "kernels/cuda/partition.h"
-    header.parent.mkdir(parents=True)
-    header.write_text(text, "utf-8")
-    path = build(overlay=tmp_path, only="*float32.cu")
-    files = ("test_depthwise_conv.py", "test_depthwise_conv_backward.py")
-    selected = "cuda_on_host and not float64 and not float16 and not bfloat16"
-    done = run_tests(path, *files, "-k", selected)
-    assert done.returncode == pytest.ExitCode.OK, done.stdout
+    assert set(exit_statuses[LONG_STRIPS]) == {pytest.ExitCode.OK}
 
 
 @pytest.mark.slow
@@ -211,8 +162,8 @@ def test_all_kernels_under_address_sanitizer() -> None:
 
 @pytest.mark.slow
 def test_planted_read_outside_is_noticed_by_address_sanitizer(tmp_path: Path) -> None:
-    plant(READ_OUTSIDE, tmp_path)
-    path = build(sanitize=True, overlay=tmp_path, only="*float32.cu")
-    done = run_sanitized_tests(path, *options_of(READ_OUTSIDE))
+    plant(READ_OUTSIDE, 0, tmp_path)  # 0: always at work
+    path = build(sanitize=True, overlay=tmp_path, only="*conv_float32.cu")
+    done = run_sanitized_tests(path, *options_of(READ_OUTSIDE.noticed_by[0]))
     assert done.returncode != pytest.ExitCode.OK
     assert "AddressSanitizer: use-after-poison" in done.stderr, done.stdout + done.stderr

@@ -51,6 +51,18 @@ def test_every_prologue_of_whole_vectors(
     check_forward(ops, case, dtype, prologue=activation, epilogue="relu6")
 
 
+@over_dtypes
+@pytest.mark.parametrize("activation", [NOTHING, *ACTIVATIONS])
+def test_every_prologue_of_vectors_of_pixels(
+    ops: Ops, dtype: torch.dtype, activation: str | None
+) -> None:
+    """Kernels are specialised for stride and padding."""
+    for stride, padding in [(1, (1, 1, 1, 1)), (2, (1, 1, 1, 1)), (2, (0, 1, 0, 1))]:
+        case = ConvCase("", 2, 3, 7, 16, stride=stride, padding=padding, layout="contiguous")
+        check_forward(ops, case, dtype, prologue=activation, epilogue=NOTHING)
+        check_forward(ops, case, dtype, prologue=activation, epilogue="relu6")
+
+
 @over_activations
 def test_every_activation_before_and_after(ops: Ops, activation: str | None) -> None:
     case = case_named("channels_33")
@@ -59,9 +71,13 @@ def test_every_activation_before_and_after(ops: Ops, activation: str | None) -> 
     check_forward(ops, case, torch.float32, prologue=activation, epilogue=activation)
 
 
-def test_padding_is_zero_after_the_prologue(ops: Ops) -> None:
+@pytest.mark.parametrize(
+    "case",
+    [ConvCase("", 1, 8, 5, 5), ConvCase("", 1, 8, 5, 8, layout="contiguous")],
+    ids=["channels_last", "contiguous"],
+)
+def test_padding_is_zero_after_the_prologue(ops: Ops, case: ConvCase) -> None:
     """A padded tap counts 0 and not relu6(shift): nine taps inside, four in the corner."""
-    case = ConvCase("", 1, 8, 5, 5)
     ones = torch.ones(8)
     prologue = ScaleShiftAct(ones, 3 * ones, "relu6")
     arguments = forward_arguments(case, prologue=prologue)
@@ -118,9 +134,10 @@ def test_prologue_propagates_nan_and_clips_infinity(ops: Ops) -> None:
     assert_values(ops.depthwise_conv(**arguments)[0], expected, torch.float32, scale=60.0)
 
 
-def test_statistics_of_data_far_from_zero(ops: Ops) -> None:
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_statistics_of_data_far_from_zero(ops: Ops, layout: str) -> None:
     """|mean| is 2,000 standard deviations: a plain sum of squares would lose the variance."""
-    case = ConvCase("", 4, 24, 28, 28, padding=(0, 0, 0, 0))
+    case = ConvCase("", 4, 24, 28, 28, padding=(0, 0, 0, 0), layout=layout)
     arguments = forward_arguments(case, statistics=True)
     arguments["input"] += 6000.0
     arguments["weight"].fill_(1 / 9)

@@ -38,6 +38,19 @@ def test_whole_vectors(ops: Ops, dtype: torch.dtype, stride: int, options: dict[
         check_backward(ops, make_backward_sample(case, dtype, **options))
 
 
+@over_dtypes
+@pytest.mark.parametrize("options", [{}, {"epilogue": False}], ids=["", "no_epilogue"])
+def test_whole_vectors_of_pixels(ops: Ops, dtype: torch.dtype, options: dict[str, bool]) -> None:
+    """Kernels are specialised for each of these, and for rows that are no vectors."""
+    for stride, padding in [(1, (1, 1, 1, 1)), (2, (1, 1, 1, 1)), (2, (0, 1, 0, 1))]:
+        for width in (16, 7):
+            case = ConvCase(
+                "", 2, 3, 7, width, stride=stride, padding=padding,
+                layout="contiguous", grad_layout="contiguous",
+            )  # fmt: skip
+            check_backward(ops, make_backward_sample(case, dtype, **options))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_uneven_padding_of_whole_vectors(ops: Ops, stride: int) -> None:
     for padding in [(0, 0, 0, 0), (4, 0, 0, 5), (0, 3, 5, 0), (3, 2, 2, 3), (2, 2, 1, 2)]:

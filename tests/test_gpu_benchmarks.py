@@ -51,10 +51,31 @@ def test_every_op_is_verified_and_timed_on_rotating_tensors(
     assert not any(row["disagreement"] or row["missing"] for row in found)
 
 
+def test_modes_and_ops_are_measured_in_nchw(ops: ModuleType, tmp_path: Path) -> None:
+    output = tmp_path / "ops.json"
+    modes = ["inference", "conv-backward"]
+    options = ["--layers", "7/1/1024", "--layout", "contiguous", "--mode", *modes]
+    assert ops.main([*TINY, *options, "--json", str(output)]) == 0
+    assert [(row["mode"], row["layout"]) for row in rows(output)] == [
+        (mode, "contiguous") for mode in modes
+    ]
+    assert all(row["ms"] > 0 for row in rows(output))
+
+
+def test_ops_on_vectors_are_compared_with_stock_ops(ops: ModuleType, tmp_path: Path) -> None:
+    from op_cases import VECTOR_OPS
+
+    output = tmp_path / "ops.json"
+    options = ["--layers", "7/1/1024", "--mode", *VECTOR_OPS, "--json", str(output)]
+    assert ops.main([*TINY, *options]) == 0
+    assert len(rows(output)) == 2
+    assert all(row["stock_ratio"] > 0 and row["gb_per_s"] == 0 for row in rows(output))
+
+
 def test_bandwidth_counts_the_least_traffic(ops: ModuleType) -> None:
     from timing import Timing
 
-    row = ops.Row("7/1/1024", "conv-norm", "float16")
+    row = ops.Row("7/1/1024", "conv-norm", "float16", "channels_last")
     timings = {"ours": Timing([2.0, 2.0]), "copy": Timing([1.0, 1.0])}
     found = ops.with_numbers(row, timings, size=100_000_000, copied=200_000_000)
     assert found.gb_per_s == pytest.approx(50)
@@ -109,7 +130,7 @@ def test_an_op_without_a_kernel_is_said_to_have_none(ops: ModuleType) -> None:
     if ops.has_kernel("depthwise_conv", "cuda"):
         pytest.skip("this build has CUDA kernels")
     options = SimpleNamespace(batch=1, device="cuda")
-    row = ops.measure(DEPTHWISE[-1], "conv-norm", "float32", options)
+    row = ops.measure(DEPTHWISE[-1], "conv-norm", "float32", "contiguous", options)
     assert (row.missing, row.ms) == ("no kernel for cuda", 0)
 
 
@@ -177,7 +198,7 @@ def test_what_the_sanitizer_watches_runs(capsys: pytest.CaptureFixture[str]) -> 
     import gpu_small
 
     assert gpu_small.main(["--device", "cpu"]) == 0
-    assert capsys.readouterr().out == "150 calls of 8 ops on cpu\n"
+    assert capsys.readouterr().out == "240 calls of 8 ops on cpu\n"
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
     ours = {name.split("::")[1] for name in registered if name.startswith("mobilenet_ext::")}
     cpu_only = {"mobilenet", "pointwise_conv", "pointwise_conv_backward"}

@@ -257,7 +257,7 @@ def test_the_scripts_take_the_options_that_the_plan_gives_them(tmp_path: Path) -
 
     steps = gpu_stages.plan(tmp_path, build=True, scale=gpu_stages.Scale())
     assert steps[0].stage.command[:4] == [sys.executable, "-m", "pip", "install"]
-    assert sum(step.stage.limit for step in steps[:5]) < 540
+    assert sum(step.stage.limit for step in steps[:6]) < 540
     parsers = {"ops.py": ops.parse, "latency.py": latency.parse}
     parsed = []
     for step in steps:
@@ -265,8 +265,9 @@ def test_the_scripts_take_the_options_that_the_plan_gives_them(tmp_path: Path) -
         if script in parsers:
             parsed.append(parsers[script](list(step.stage.command[2:])))
         assert step.group in ("build", "machine", "tests", "sanitizer", "kernels", "models")
-    assert len(parsed) == 1 + len(gpu_stages.MODEL_POINTS)
+    assert len(parsed) == 2 + len(gpu_stages.MODEL_POINTS)
     assert len(parsed[0].mode) == 8
-    assert len(parsed[0].layers) == 9
-    assert len(latency.points_of(parsed[1])) == 1
+    assert len(parsed[0].layers) == len(parsed[1].layers) == 9
+    assert (parsed[1].layout, len(parsed[1].mode)) == (["contiguous"], 2)
+    assert len(latency.points_of(parsed[2])) == 1
     assert any(name.endswith("test_cuda.py") for name in gpu_stages.gpu_test_files())

@@ -8,15 +8,16 @@
 
 namespace mobilenet_ext {
 
-// The arguments that all these ops share: the input as a [pixels, C] matrix.
+// The arguments that all these ops share; `dense` is the input in memory of the layout.
 template <typename Args>
-Args matrix_args(const Tensor& input, const Tensor& nhwc) {
+Args map_args(const Tensor& input, const Tensor& dense, Layout layout) {
   const MapSize size = size_of(input);
   Args args = {};
   args.pixels = size.n * size.h * size.w;
   args.channels = size.c;
+  args.plane = layout == Layout::kNchw ? size.h * size.w : 1;
   args.dtype = dtype_of(input);
-  args.input = nhwc.const_data_ptr();
+  args.input = dense.const_data_ptr();
   return args;
 }
 
@@ -25,10 +26,11 @@ std::tuple<Tensor, Tensor> batch_norm_statistics(const Tensor& input) {
   const char* op = "batch_norm_statistics";
   check_map(op, "input", input);
   const MapSize size = size_of(input);
-  const Tensor x = to_nhwc(input);
+  const Layout layout = layout_for<Device>(input);
+  const Tensor x = to_layout(input, layout);
   const Tensor mean = empty_vector(input, accumulator_type(input), size.c);
   const Tensor var = empty_vector(input, accumulator_type(input), size.c);
-  auto args = matrix_args<BatchNormStatisticsArgs>(input, x);
+  auto args = map_args<BatchNormStatisticsArgs>(input, x, layout);
   args.mean = mean.mutable_data_ptr();
   args.var = var.mutable_data_ptr();
   Device::run(args, input);
@@ -42,9 +44,10 @@ Tensor scale_shift_act(const Tensor& input, const Tensor& scale, const Tensor& s
   check_map(op, "input", input);
   const MapVectors vectors = check_map_vectors(op, "", scale, shift, activation, input);
   const MapSize size = size_of(input);
-  const Tensor x = to_nhwc(input);
-  const Tensor output = empty_nhwc(input, size);
-  auto args = matrix_args<ScaleShiftActArgs>(input, x);
+  const Layout layout = layout_for<Device>(input);
+  const Tensor x = to_layout(input, layout);
+  const Tensor output = empty_map(input, size, layout);
+  auto args = map_args<ScaleShiftActArgs>(input, x, layout);
   args.map = vectors.map();
   args.output = output.mutable_data_ptr();
   Device::run(args, input);
@@ -62,11 +65,12 @@ std::tuple<Tensor, Tensor> scale_shift_act_backward_reduce(const Tensor& grad_ou
   check_map_like(op, "grad_output", grad_output, size, input);
   const MapVectors vectors = check_map_vectors(op, "", scale, shift, activation, input);
   const Tensor center = check_vector(op, "mean", mean, input);
-  const Tensor grad = to_nhwc(grad_output);
-  const Tensor x = to_nhwc(input);
+  const Layout layout = layout_for<Device>(input);
+  const Tensor grad = to_layout(grad_output, layout);
+  const Tensor x = to_layout(input, layout);
   const Tensor grad_sum = empty_vector(input, accumulator_type(input), size.c);
   const Tensor grad_dot = empty_vector(input, accumulator_type(input), size.c);
-  auto args = matrix_args<ScaleShiftActBackwardReduceArgs>(input, x);
+  auto args = map_args<ScaleShiftActBackwardReduceArgs>(input, x, layout);
   args.grad_output = grad.const_data_ptr();
   args.map = vectors.map();
   args.mean = center.const_data_ptr();
@@ -88,10 +92,11 @@ Tensor scale_shift_act_backward(const Tensor& grad_output, const Tensor& input,
   const MapVectors vectors = check_map_vectors(op, "", scale, shift, activation, input);
   const GradientVectors gradient =
       check_gradient_vectors(op, grad_scale, raw_scale, raw_shift, input);
-  const Tensor grad = to_nhwc(grad_output);
-  const Tensor x = to_nhwc(input);
-  const Tensor grad_input = empty_nhwc(input, size);
-  auto args = matrix_args<ScaleShiftActBackwardArgs>(input, x);
+  const Layout layout = layout_for<Device>(input);
+  const Tensor grad = to_layout(grad_output, layout);
+  const Tensor x = to_layout(input, layout);
+  const Tensor grad_input = empty_map(input, size, layout);
+  auto args = map_args<ScaleShiftActBackwardArgs>(input, x, layout);
   args.grad_output = grad.const_data_ptr();
   args.map = vectors.map();
   args.gradient_map = gradient.map();

@@ -38,15 +38,17 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
     fail(op, "statistics must be False with an output_scale, got True");
   }
 
-  const Tensor x = to_nhwc(input);
+  const Layout layout = layout_for<Device>(input);
+  const Tensor x = to_layout(input, layout);
   const WeightView w = view_weight(weight);
-  const Tensor output = empty_nhwc(input, {s.batch, s.channels, s.out_height, s.out_width});
+  const Tensor output = empty_map(input, {s.batch, s.channels, s.out_height, s.out_width}, layout);
   const int64_t moments = statistics ? s.channels : 0;
   const Tensor mean = empty_vector(input, accumulator_type(input), moments);
   const Tensor var = empty_vector(input, accumulator_type(input), moments);
   DepthwiseConvArgs args = {};
   args.shape = s;
   args.dtype = dtype_of(input);
+  args.layout = layout;
   args.input = x.const_data_ptr();
   args.weight = w.tensor.const_data_ptr();
   args.weight_channel_stride = w.channel_stride;
@@ -64,14 +66,19 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
 struct BackwardResults {
   Tensor grad_input, grad_weight, grad_sum, grad_dot;
 
-  BackwardResults(const ConvShape& s, const Tensor& input, bool need_grad_input,
+  BackwardResults(const ConvShape& s, const Tensor& input, Layout layout, bool need_grad_input,
                   bool need_grad_weight, bool need_sums)
-      : grad_input(need_grad_input ? empty_nhwc(input, size_of(input))
+      : grad_input(need_grad_input ? empty_map(input, size_of(input), layout)
                                    : empty_vector(input, input.scalar_type(), 0)),
         grad_weight(need_grad_weight ? empty_weight(input, s)
                                      : empty_vector(input, input.scalar_type(), 0)),
         grad_sum(empty_vector(input, accumulator_type(input), need_sums ? s.channels : 0)),
         grad_dot(empty_vector(input, accumulator_type(input), need_sums ? s.channels : 0)) {}
+
+  // In the memory format of `input`.
+  Tensor grad_input_like(const Tensor& input) const {
+    return to_format(grad_input, memory_format_of(input));
+  }
 
   static Tensor empty_weight(const Tensor& input, const ConvShape& s) {
     const int64_t taps = s.kernel * s.kernel;
@@ -81,6 +88,7 @@ struct BackwardResults {
   }
 };
 
+// All maps in the input's layout: those in another are copied.
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
     const Tensor& grad_output, const OptionalTensor& output, const OptionalTensor& output_scale,
@@ -111,18 +119,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   }
   const OptionalTensor mean = check_vector(op, "input_mean", input_mean, input);
 
-  const BackwardResults to(s, input, need_grad_input, need_grad_weight, !!input_mean);
+  const Layout layout = layout_for<Device>(input);
+  const BackwardResults to(s, input, layout, need_grad_input, need_grad_weight, !!input_mean);
   if (!need_grad_input && !need_grad_weight) {
     return {to.grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
   }
-  const Tensor grad = to_nhwc(grad_output);
+  const Tensor grad = to_layout(grad_output, layout);
   OptionalTensor raw;
-  if (output) raw.emplace(to_nhwc(*output));
-  const Tensor x = to_nhwc(input);
+  if (output) raw.emplace(to_layout(*output, layout));
+  const Tensor x = to_layout(input, layout);
   const WeightView w = view_weight(weight);
   DepthwiseConvBackwardArgs args = {};
   args.shape = s;
   args.dtype = dtype_of(input);
+  args.layout = layout;
   args.grad_output = grad.const_data_ptr();
   args.output = data_of(raw);
   args.epilogue = epilogue.map();
@@ -138,9 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   args.grad_sum = input_mean ? to.grad_sum.mutable_data_ptr() : nullptr;
   args.grad_dot = input_mean ? to.grad_dot.mutable_data_ptr() : nullptr;
   Device::run(args, input);
-  const MemoryFormat format =
-      need_grad_input ? memory_format_of(input) : MemoryFormat::ChannelsLast;
-  return {to_format(to.grad_input, format), to.grad_weight, to.grad_sum, to.grad_dot};
+  return {to.grad_input_like(input), to.grad_weight, to.grad_sum, to.grad_dot};
 }
 
 }  // namespace mobilenet_ext

@@ -55,6 +55,8 @@ struct alignas(cpu::kAlignment) PhaseProgress {
 };
 
 struct Cpu {
+  static constexpr bool kHasNchw = false;
+
   static void run(MobileNetArgs args, const Tensor&) {
     args.workers = torch::stable::get_num_threads();
     run_program(cpu::kernels().mobilenet, args);

@@ -9,6 +9,8 @@
 namespace mobilenet_ext {
 
 struct Cuda {
+  static constexpr bool kHasNchw = true;
+
   template <typename Args>
   static void run(Args args, const Tensor& like) {
     const int32_t device = like.get_device_index();

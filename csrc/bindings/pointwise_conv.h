@@ -31,8 +31,8 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv(
     const OptionalTensor& output_shift, int64_t output_activation, bool statistics) {
   const char* op = "pointwise_conv";
   const PointwiseShape s = check_pointwise(op, input, weight);
-  const Tensor output =
-      empty_nhwc(input, {input.size(0), s.out_channels, input.size(2), input.size(3)});
+  const Tensor output = empty_map(
+      input, {input.size(0), s.out_channels, input.size(2), input.size(3)}, Layout::kNhwc);
   const MapVectors prologue =
       check_map_vectors(op, "input_", input_scale, input_shift, input_activation, input);
   const MapVectors epilogue =
@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv(
     fail(op, "statistics must be False with an output_scale, got True");
   }
 
-  const Tensor x = to_nhwc(input);
+  const Tensor x = to_layout(input, Layout::kNhwc);
   const int64_t moments = statistics ? s.out_channels : 0;
   const Tensor mean = empty_vector(input, accumulator_type(input), moments);
   const Tensor var = empty_vector(input, accumulator_type(input), moments);
@@ -65,7 +65,7 @@ struct PointwiseGradients {
 
   PointwiseGradients(const PointwiseShape& s, const Tensor& input, bool need_grad_input,
                      bool need_grad_weight, bool need_sums)
-      : grad_input(need_grad_input ? empty_nhwc(input, size_of(input))
+      : grad_input(need_grad_input ? empty_map(input, size_of(input), Layout::kNhwc)
                                    : empty_vector(input, input.scalar_type(), 0)),
         grad_weight(need_grad_weight ? empty_weight(input, s)
                                      : empty_vector(input, input.scalar_type(), 0)),
@@ -111,10 +111,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
   if (!need_grad_input && !need_grad_weight) {
     return {to.grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
   }
-  const Tensor grad = to_nhwc(grad_output);
+  const Tensor grad = to_layout(grad_output, Layout::kNhwc);
   OptionalTensor raw;
-  if (output) raw.emplace(to_nhwc(*output));
-  const Tensor x = to_nhwc(input);
+  if (output) raw.emplace(to_layout(*output, Layout::kNhwc));
+  const Tensor x = to_layout(input, Layout::kNhwc);
   PointwiseConvBackwardArgs args = {};
   args.shape = s;
   args.dtype = dtype_of(input);

@@ -1,11 +1,12 @@
 // The little that the bindings need of tensors, on torch's stable ABI: memory formats, allocation,
-// element types. Kernels see dense NHWC memory only; here is where other layouts are copied.
+// element types. Kernels see dense memory in a Layout only; here is where all else is copied.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <array>
 #include <optional>
 
 #include "bindings/huge_pages.h"
@@ -51,18 +52,35 @@ inline MemoryFormat memory_format_of(const Tensor& t) {
   return MemoryFormat::ChannelsLast;
 }
 
-inline bool is_dense_nhwc(const Tensor& t) {
+// The layout that the kernels of Device run in: that of the output if they have it. So a tensor
+// that is dense in both ways, of one channel or of single pixels, has the layout that torch takes
+// it for.
+template <typename Device>
+Layout layout_for(const Tensor& input) {
+  const bool channels_last = memory_format_of(input) == MemoryFormat::ChannelsLast;
+  return Device::kHasNchw && !channels_last ? Layout::kNchw : Layout::kNhwc;
+}
+
+// The dimensions from the innermost.
+inline std::array<int64_t, 4> inner_to_outer(Layout layout) {
+  if (layout == Layout::kNchw) return {3, 2, 1, 0};
+  return {1, 3, 2, 0};
+}
+
+inline bool is_dense(const Tensor& t, Layout layout) {
   int64_t expected = 1;
-  for (const int64_t d : {1, 3, 2, 0}) {
+  for (const int64_t d : inner_to_outer(layout)) {
     if (t.size(d) != 1 && t.stride(d) != expected) return false;
     expected *= t.size(d);
   }
   return true;
 }
 
-// `t` in dense NHWC memory: itself, or a copy.
-inline Tensor to_nhwc(const Tensor& t) {
-  return is_dense_nhwc(t) ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
+// `t` in dense memory of that layout: itself, or a copy.
+inline Tensor to_layout(const Tensor& t, Layout layout) {
+  if (is_dense(t, layout)) return t;
+  const bool nchw = layout == Layout::kNchw;
+  return torch::stable::contiguous(t, nchw ? MemoryFormat::Contiguous : MemoryFormat::ChannelsLast);
 }
 
 inline Tensor to_format(const Tensor& t, MemoryFormat format) {
@@ -80,9 +98,13 @@ inline Tensor empty_strided(const Tensor& like, ScalarType dtype, int64_t dims,
   return Tensor(handle);
 }
 
-inline Tensor empty_nhwc(const Tensor& like, const MapSize& s) {
+inline Tensor empty_map(const Tensor& like, const MapSize& s, Layout layout) {
   const int64_t sizes[] = {s.n, s.c, s.h, s.w};
-  const int64_t strides[] = {s.h * s.w * s.c, 1, s.w * s.c, s.c};
+  int64_t strides[4], stride = 1;
+  for (const int64_t d : inner_to_outer(layout)) {
+    strides[d] = stride;
+    stride *= sizes[d];
+  }
   const Tensor t = empty_strided(like, like.scalar_type(), 4, sizes, strides);
   if (like.is_cpu())
     prefer_huge_pages(t.mutable_data_ptr(), s.numel() * element_bytes(dtype_of(like)));

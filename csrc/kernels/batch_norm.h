@@ -1,6 +1,7 @@
-// Arguments of the batch-norm ops on a dense [pixels, C] matrix, i.e. an NHWC tensor, and of those
-// on vectors alone. Per-channel vectors are float (double for kFloat64); the caller owns all
-// memory.
+// Arguments of the batch-norm ops on dense maps, and of those on vectors alone. Maps have `pixels`
+// values of each channel, `plane` of which lie side by side: [pixels / plane, C, plane]. A plane of
+// 1 is a [pixels, C] matrix, i.e. NHWC, which is all that CPU kernels take; one of H * W is NCHW.
+// Per-channel vectors are float (double for kFloat64); the caller owns all memory.
 #pragma once
 
 #include "kernels/depthwise_conv.h"
@@ -8,29 +9,29 @@
 namespace mobilenet_ext {
 
 struct BatchNormStatisticsArgs {
-  int64_t pixels, channels;
+  int64_t pixels, channels, plane;
   DType dtype;
-  const void* input;  // [pixels, C]
+  const void* input;  // [pixels / plane, C, plane]
   void* mean;         // [C]
   void* var;          // [C] biased
   void* workspace;
 };
 
 struct ScaleShiftActArgs {
-  int64_t pixels, channels;
+  int64_t pixels, channels, plane;
   DType dtype;
-  const void* input;  // [pixels, C]
+  const void* input;  // [pixels / plane, C, plane]
   ScaleShiftAct map;
-  void* output;  // [pixels, C]
+  void* output;  // [pixels / plane, C, plane]
   void* workspace;
 };
 
 // grad_sum and grad_dot: what BatchNorm's backward needs to know of the whole batch.
 struct ScaleShiftActBackwardReduceArgs {
-  int64_t pixels, channels;
+  int64_t pixels, channels, plane;
   DType dtype;
-  const void* grad_output;  // [pixels, C]
-  const void* input;        // [pixels, C]
+  const void* grad_output;  // [pixels / plane, C, plane]
+  const void* input;        // [pixels / plane, C, plane]
   ScaleShiftAct map;
   const void* mean;  // [C]
   void* grad_sum;    // [C] sum of dy
@@ -39,13 +40,13 @@ struct ScaleShiftActBackwardReduceArgs {
 };
 
 struct ScaleShiftActBackwardArgs {
-  int64_t pixels, channels;
+  int64_t pixels, channels, plane;
   DType dtype;
-  const void* grad_output;  // [pixels, C]
-  const void* input;        // [pixels, C]
+  const void* grad_output;  // [pixels / plane, C, plane]
+  const void* input;        // [pixels / plane, C, plane]
   ScaleShiftAct map;
   GradientMap gradient_map;
-  void* grad_input;  // [pixels, C]
+  void* grad_input;  // [pixels / plane, C, plane]
   void* workspace;
 };
 

@@ -1,6 +1,7 @@
 // Arguments of the depthwise convolution with its normalising prologue and its epilogue.
-// Tensors are dense NHWC of `dtype`; per-channel vectors are float (double for kFloat64).
-// The caller owns all memory; `workspace` holds what the device's workspace function asks for.
+// Maps are dense, of `dtype`, in the shape below with kNhwc, which is all that CPU kernels take,
+// and [N, C, ...] with kNchw; per-channel vectors are float (double for kFloat64). The caller owns
+// all memory; `workspace` holds what the device's workspace function asks for.
 #pragma once
 
 #include "kernels/activation.h"
@@ -25,6 +26,7 @@ struct GradientMap {
 struct DepthwiseConvArgs {
   ConvShape shape;
   DType dtype;
+  Layout layout;       // of input and output
   const void* input;   // [N, H, W, C]
   const void* weight;  // [C, K * K], by the two strides below (in elements)
   int64_t weight_channel_stride, weight_tap_stride;
@@ -39,6 +41,7 @@ struct DepthwiseConvArgs {
 struct DepthwiseConvBackwardArgs {
   ConvShape shape;
   DType dtype;
+  Layout layout;            // of grad_output, output, input and grad_input
   const void* grad_output;  // [N, OH, OW, C]
   const void* output;       // [N, OH, OW, C] raw, or null when nothing followed the convolution
   ScaleShiftAct epilogue;   // what was applied to `output`; its gradient is taken on load

@@ -16,6 +16,10 @@ namespace mobilenet_ext {
 // Per-channel vectors, statistics and every accumulator are float, or double for kFloat64.
 enum class DType : int32_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
+// Maps [N, C, H, W] are dense: with the channels of a pixel side by side, or the pixels of a
+// channel.
+enum class Layout : int32_t { kNhwc, kNchw };
+
 static inline int64_t element_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }

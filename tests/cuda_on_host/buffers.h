@@ -142,7 +142,7 @@ void visit_buffers(DepthwiseConvBackwardArgs& args, Visit visit) {
 }
 
 template <typename Args>
-int64_t matrix_bytes(const Args& args) {
+int64_t map_bytes(const Args& args) {
   return args.pixels * args.channels * element_bytes(args.dtype);
 }
 
@@ -153,22 +153,22 @@ int64_t vector_bytes(const Args& args) {
 
 template <typename Visit>
 void visit_buffers(BatchNormStatisticsArgs& args, Visit visit) {
-  visit("input", args.input, matrix_bytes(args));
+  visit("input", args.input, map_bytes(args));
   visit("mean", args.mean, vector_bytes(args));
   visit("var", args.var, vector_bytes(args));
 }
 
 template <typename Visit>
 void visit_buffers(ScaleShiftActArgs& args, Visit visit) {
-  visit("input", args.input, matrix_bytes(args));
+  visit("input", args.input, map_bytes(args));
   visit_map("map", args.map, vector_bytes(args), visit);
-  visit("output", args.output, matrix_bytes(args));
+  visit("output", args.output, map_bytes(args));
 }
 
 template <typename Visit>
 void visit_buffers(ScaleShiftActBackwardReduceArgs& args, Visit visit) {
-  visit("grad_output", args.grad_output, matrix_bytes(args));
-  visit("input", args.input, matrix_bytes(args));
+  visit("grad_output", args.grad_output, map_bytes(args));
+  visit("input", args.input, map_bytes(args));
   visit_map("map", args.map, vector_bytes(args), visit);
   visit("mean", args.mean, vector_bytes(args));
   visit("grad_sum", args.grad_sum, vector_bytes(args));
@@ -177,11 +177,11 @@ void visit_buffers(ScaleShiftActBackwardReduceArgs& args, Visit visit) {
 
 template <typename Visit>
 void visit_buffers(ScaleShiftActBackwardArgs& args, Visit visit) {
-  visit("grad_output", args.grad_output, matrix_bytes(args));
-  visit("input", args.input, matrix_bytes(args));
+  visit("grad_output", args.grad_output, map_bytes(args));
+  visit("input", args.input, map_bytes(args));
   visit_map("map", args.map, vector_bytes(args), visit);
   visit_gradient_map(args.gradient_map, vector_bytes(args), visit);
-  visit("grad_input", args.grad_input, matrix_bytes(args));
+  visit("grad_input", args.grad_input, map_bytes(args));
 }
 
 template <typename Visit>

@@ -55,6 +55,15 @@ void exchange(unsigned int mask, const void* value, int lane, void* result, size
 
 int lane_of_this_thread();
 
+// Whether the fault of this number, of those in the text of the kernels, is at work: see faults.py.
+bool planted(int fault);
+
+// A number of threads or blocks, which a fault makes few.
+template <int kFault, int64_t kValue>
+struct Few {
+  operator int64_t() const { return planted(kFault) ? 5 : kValue; }
+};
+
 template <typename T>
 T shuffle(unsigned int mask, T value, int lane, Site site) {
   T result;

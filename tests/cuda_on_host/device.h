@@ -16,6 +16,8 @@ using cuda_on_host::kOrders;
 using cuda_on_host::Order;
 
 struct CudaOnHost {
+  static constexpr bool kHasNchw = true;
+
   template <typename Args>
   static void run(const Args& args, const Tensor&) {
     std::deque<Block> expected;

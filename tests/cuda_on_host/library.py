@@ -66,6 +66,10 @@ class Library:
         """Runs as if there were no such barrier; "" puts all of them back."""
         self._c.cuda_on_host_ignore_barrier(site.encode())
 
+    def plant(self, fault: int) -> None:
+        """Puts to work the fault of this number, if the library has such in it; 0: none."""
+        self._c.cuda_on_host_plant(fault)
+
     def run_sample(self, index: int) -> tuple[Tensor, str]:
         """What a kernel of samples.cu has written, and what went wrong with it."""
         out = torch.full((64,), torch.nan)

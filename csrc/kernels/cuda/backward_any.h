@@ -1,4 +1,4 @@
-// The backward depthwise convolution of any kernel, stride and dilation, NHWC. Two kernels: one
+// The backward depthwise convolution of any kernel, stride and dilation. Two kernels: one
 // gathers the gradient of each input from the outputs that its value went into; the other goes
 // through the outputs, a few taps at a time, and adds up what each tap of the weight has to do with
 // them.
@@ -15,14 +15,14 @@ class GradientLoader {
   using A = Accumulator<T>;
 
   __device__ GradientLoader(const BackwardParams<A>& params, int64_t channel)
-      : params_(params), channel_(channel) {
+      : params_(params), channel_(channel * params.grad.channel) {
     gradient_.load(params.args.epilogue, params.args.gradient_map, channel);
   }
 
-  // Of an output pixel.
+  // Of an output pixel, so many elements from the first.
   __device__ void operator()(int64_t pixel, A (&dy)[kLanes]) const {
     const DepthwiseConvBackwardArgs& args = params_.args;
-    const int64_t at = pixel * args.shape.channels + channel_;
+    const int64_t at = pixel + channel_;
     decode_pack(load<Pack<T, kLanes>>(static_cast<const T*>(args.grad_output) + at), dy);
     if (!args.output) return;
     A raw[kLanes];
@@ -54,52 +54,77 @@ struct ReachedOutput {
   __device__ bool inside(int64_t size) const { return rest == 0 && at >= 0 && at < size; }
 };
 
-template <typename T, int kLanesT>
-class AnyGradInput {
+// What the two have in common: V, the vectors that maps are moved by, and what a thread knows of
+// its channels.
+template <typename V, int kSumsT>
+class AnyGradient {
  public:
-  using StorageT = T;
+  using T = typename V::T;
   using A = Accumulator<T>;
-  static constexpr int kLanes = kLanesT;
-  static constexpr int kSums = 2;  // grad_sum and grad_dot
+  static constexpr int kLanes = V::kLanes, kSums = kSumsT;
   using Slots = TotalSlots<A, kLanes, kSums>;
 
-  __device__ AnyGradInput(const BackwardParams<A>& params, int64_t channel)
-      : params_(params),
-        args_(params.args),
-        channel_(channel),
-        step_(args_.shape.dilation / args_.shape.stride),
-        step_rest_(args_.shape.dilation % args_.shape.stride),
-        gradient_(params, channel) {
+ protected:
+  __device__ AnyGradient(const BackwardParams<A>& params, int64_t channel)
+      : params_(params), args_(params.args), channel_(channel), gradient_(params, channel) {
     prologue_.load(args_.prologue, channel);
+  }
+
+  // Elements to an input pixel.
+  __device__ int64_t input_at(int64_t image, int64_t y, int64_t x) const {
+    return params_.input.at(image, y, x) + channel_ * params_.input.channel;
+  }
+  __device__ void load_input(int64_t at, A (&to)[kLanes]) const {
+    decode_pack(load<Vector<V>>(static_cast<const T*>(args_.input) + at), to);
+  }
+
+  const BackwardParams<A>& params_;
+  const DepthwiseConvBackwardArgs& args_;
+  int64_t channel_;
+  GradientLoader<T, kLanes> gradient_;
+  Affine<A, kLanes> prologue_;
+};
+
+// The gradient of the input; grad_sum and grad_dot.
+template <typename V>
+class AnyGradInput : public AnyGradient<V, 2> {
+ public:
+  using Base = AnyGradient<V, 2>;
+  using Base::kLanes, Base::kSums;
+  using typename Base::A, typename Base::Slots, typename Base::T;
+
+  __device__ AnyGradInput(const BackwardParams<A>& params, int64_t channel)
+      : Base(params, channel),
+        step_(args_.shape.dilation / args_.shape.stride),
+        step_rest_(args_.shape.dilation % args_.shape.stride) {
     load_vector_or(A{0}, args_.input_mean, channel, mean_);
   }
 
   __device__ void run(const Strip& strip, Slots& slots) const {
-    const ConvShape& s = args_.shape;
     A sums[kSums][kLanes] = {};
     for (int i = 0; i < strip.rows; ++i) {
       const int64_t row = strip.row + i;
       A grad[kLanes] = {};
       gather(strip.image, row, strip.column, grad);
-      const int64_t pixel = (strip.image * s.in_height + row) * s.in_width + strip.column;
-      put(grad, pixel * s.channels + channel_, sums);
+      put(grad, this->input_at(strip.image, row, strip.column), sums);
     }
     for (int i = 0; i < kSums; ++i) slots.add(i, sums[i]);
   }
 
  private:
+  using Base::args_, Base::channel_, Base::gradient_, Base::params_, Base::prologue_;
+
   __device__ void gather(int64_t image, int64_t row, int64_t column, A (&grad)[kLanes]) const {
     const ConvShape& s = args_.shape;
     ReachedOutput y(row + s.pad_top, s.stride);
     const ReachedOutput first(column + s.pad_left, s.stride);
     for (int64_t tap_y = 0; tap_y < s.kernel; ++tap_y, y.next_tap(s.stride, step_, step_rest_)) {
       if (!y.inside(s.out_height)) continue;
-      const int64_t pixels = (image * s.out_height + y.at) * s.out_width;
       ReachedOutput x = first;
       for (int64_t tap_x = 0; tap_x < s.kernel; ++tap_x, x.next_tap(s.stride, step_, step_rest_)) {
         if (!x.inside(s.out_width)) continue;
         A dy[kLanes], weight[kLanes];
-        gradient_(pixels + x.at, dy);
+        gradient_(params_.grad.at(image, y.at, x.at), dy);
         load_weight<T>(args_, channel_, tap_y * s.kernel + tap_x, weight);
         for (int v = 0; v < kLanes; ++v) grad[v] += weight[v] * dy[v];
       }
@@ -109,8 +134,8 @@ class AnyGradInput {
   // Stores the gradient of an input pixel behind the prologue's activation, and adds up the stored.
   __device__ void put(A (&grad)[kLanes], int64_t at, A (&sums)[kSums][kLanes]) const {
     A x[kLanes];
-    decode_pack(load<Pack<T, kLanes>>(static_cast<const T*>(args_.input) + at), x);
-    Pack<T, kLanes> pack;
+    this->load_input(at, x);
+    Vector<V> pack;
     for (int v = 0; v < kLanes; ++v) {
       pack.at[v] = encode<T>(params_.prologue.gradient(grad[v], prologue_(v, x[v])));
     }
@@ -122,28 +147,20 @@ class AnyGradInput {
     }
   }
 
-  const BackwardParams<A>& params_;
-  const DepthwiseConvBackwardArgs& args_;
-  int64_t channel_, step_, step_rest_;  // of the outputs reached, from tap to tap
-  GradientLoader<T, kLanes> gradient_;
-  Affine<A, kLanes> prologue_;
+  int64_t step_, step_rest_;  // of the outputs reached, from tap to tap
   A mean_[kLanes];
 };
 
 // The gradients of kSums taps, from tap `first_tap` on.
-template <typename T, int kLanesT>
-class AnyGradWeight {
+template <typename V>
+class AnyGradWeight : public AnyGradient<V, 8> {
  public:
-  using StorageT = T;
-  using A = Accumulator<T>;
-  static constexpr int kLanes = kLanesT;
-  static constexpr int kSums = 8;
-  using Slots = TotalSlots<A, kLanes, kSums>;
+  using Base = AnyGradient<V, 8>;
+  using Base::kLanes, Base::kSums;
+  using typename Base::A, typename Base::Slots;
 
   __device__ AnyGradWeight(const BackwardParams<A>& params, int64_t channel)
-      : params_(params), args_(params.args), channel_(channel), gradient_(params, channel) {
-    prologue_.load(args_.prologue, channel);
-  }
+      : Base(params, channel) {}
 
   __device__ void run(const Strip& strip, int64_t first_tap, Slots& slots) const {
     const ConvShape& s = args_.shape;
@@ -151,7 +168,7 @@ class AnyGradWeight {
     for (int i = 0; i < strip.rows; ++i) {
       const int64_t row = strip.row + i;
       A dy[kLanes];
-      gradient_((strip.image * s.out_height + row) * s.out_width + strip.column, dy);
+      gradient_(params_.grad.at(strip.image, row, strip.column), dy);
       int64_t tap_y = first_tap / s.kernel, tap_x = first_tap % s.kernel;
 #pragma unroll
       for (int t = 0; t < kSums; ++t) {
@@ -167,23 +184,18 @@ class AnyGradWeight {
   }
 
  private:
+  using Base::args_, Base::gradient_, Base::params_, Base::prologue_;
+
   __device__ void add_pixel(int64_t image, int64_t y, int64_t x, const A (&dy)[kLanes],
                             A (&sum)[kLanes]) const {
     const ConvShape& s = args_.shape;
     if (y < 0 || y >= s.in_height || x < 0 || x >= s.in_width) return;
-    const int64_t at = ((image * s.in_height + y) * s.in_width + x) * s.channels + channel_;
     A z[kLanes];
-    decode_pack(load<Pack<T, kLanes>>(static_cast<const T*>(args_.input) + at), z);
+    this->load_input(this->input_at(image, y, x), z);
     for (int v = 0; v < kLanes; ++v) {
       sum[v] += params_.prologue.activate(prologue_(v, z[v])) * dy[v];
     }
   }
-
-  const BackwardParams<A>& params_;
-  const DepthwiseConvBackwardArgs& args_;
-  int64_t channel_;
-  GradientLoader<T, kLanes> gradient_;
-  Affine<A, kLanes> prologue_;
 };
 
 }  // namespace mobilenet_ext::cuda

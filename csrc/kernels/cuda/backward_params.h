@@ -12,17 +12,17 @@ struct BackwardParams {
   ConvPartition partition;
   PartialSums<A> partials;
   ActivationBounds<A> prologue, epilogue;
-  int64_t grad_pitch, input_pitch;  // elements from row to row
+  MapStrides grad, input;  // of outputs and their gradients; of inputs and theirs
 
   BackwardParams(const DepthwiseConvBackwardArgs& args, const ConvPartition& partition,
                  const PartialSums<A>& partials)
       : args(args),
         partition(partition),
         partials(partials),
-        prologue(args.prologue.scale ? args.prologue.activation : Activation::kNone),
-        epilogue(args.epilogue.scale ? args.epilogue.activation : Activation::kNone),
-        grad_pitch(args.shape.out_width * args.shape.channels),
-        input_pitch(args.shape.in_width * args.shape.channels) {}
+        prologue(args.prologue),
+        epilogue(args.epilogue),
+        grad(output_strides(args.layout, args.shape)),
+        input(input_strides(args.layout, args.shape)) {}
 };
 
 }  // namespace mobilenet_ext::cuda

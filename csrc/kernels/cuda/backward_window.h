@@ -1,9 +1,10 @@
-// The arithmetic of the backward depthwise convolution, 3 x 3 at stride 1 or 2, NHWC: one thread
-// computes a strip of input gradients and its share of the weight gradients. Output gradients `dy`
-// are computed on load, from their own values and the raw output, one row ahead; the window holds
-// those rows of them that reach a row of inputs, and each serves both results while it is there.
-// Rows and columns count in padded coordinates, from the corner of the padded image. A cell is
-// kStride rows of inputs, from a multiple of kStride on: one new row of dy for each.
+// The arithmetic of the backward depthwise convolution, 3 x 3 at stride 1 or 2: one thread computes
+// a strip of input gradients and its share of the weight gradients. Output gradients `dy` are
+// computed on load, from their own values and the raw output, one row ahead; the window holds those
+// rows of them that reach a row of inputs, and each serves both results while it is there. Rows
+// count in padded coordinates, from the corner of the padded image, and so do columns but for
+// vectors of pixels. A cell is kStride rows of inputs, from a multiple of kStride on: one new row
+// of dy for each.
 #pragma once
 
 #include "kernels/cuda/backward_params.h"
@@ -11,10 +12,18 @@
 
 namespace mobilenet_ext::cuda {
 
+// The column of the image that strips are counted from: none of its pixels' dy lie between columns.
+// Where vectors of pixels are moved it is their first.
+template <typename V>
+MOBILENET_EXT_HOST_DEVICE int64_t first_column(const ConvShape& s) {
+  return V::kPack > 1 ? 0 : -(s.pad_left % s.stride);
+}
+
 // Cells and columns of an image, from the first that holds a pixel.
-inline StripMap cell_map(const ConvShape& s) {
+template <typename V>
+StripMap cell_map(const ConvShape& s) {
   return {s.batch, s.channels, ceil_div(s.in_height + s.pad_top % s.stride, s.stride),
-          s.in_width + s.pad_left % s.stride};
+          s.in_width - first_column<V>(s)};
 }
 
 // What a thread needs to know of its channels: in shared memory, to spare registers. An odd number
@@ -35,16 +44,18 @@ struct ChannelParameters {
   }
 };
 
-// kHasRaw: there is a raw output, and something followed it.
-template <typename StorageT, int kLanesT, int kStrideT, bool kHasRaw>
+// V: the vectors that maps are moved by; kHasRaw: there is a raw output, and something followed it.
+template <typename V, int kStrideT, bool kHasRaw>
 class BackwardWindow {
  public:
-  using T = StorageT;
+  using T = typename V::T;
   using A = Accumulator<T>;
-  static constexpr int kLanes = kLanesT;
-  static constexpr int kColumns = 2;  // of a strip; they share what they compute of dy
+  static constexpr int kLanes = V::kLanes;
+  // Of a strip; they share what they compute of dy, of which they take whole vectors.
+  static constexpr int kColumns = V::kPack > 1 ? V::kPack * kStrideT : 2;
   // On a multiprocessor: what the registers are enough for.
-  static constexpr int kMinBlocks = sizeof(T) == 4 && kStrideT == 1 && kHasRaw ? 2 : 3;
+  static constexpr int kMinBlocks =
+      sizeof(T) == 4 && kLanes > 1 && kStrideT == 1 && kHasRaw ? 2 : 3;
   static constexpr int kKernel = 3;
   static constexpr int kTaps = kKernel * kKernel;
   static constexpr int kSums = kTaps + 2;  // weight gradients, grad_sum and grad_dot
@@ -57,7 +68,7 @@ class BackwardWindow {
       : params_(params), args_(params.args), channel_(channel), parameters_(parameters) {}
 
   __device__ void run(const Strip& strip, Slots& slots) const {
-    Cursor cursor(args_.shape, strip, channel_);
+    Cursor cursor(params_, strip, channel_);
     A window[kReach][kGradients][kLanes];
     A sums[kTaps][kLanes] = {};
     Cell cell = load_cell(cursor);
@@ -76,12 +87,16 @@ class BackwardWindow {
  private:
   static constexpr int kStride = kStrideT;
   static constexpr int kReach = (kKernel - 1) / kStride;  // dy before the one at a cell
-  static constexpr int kGradients = kReach + (kColumns - 1) / kStride + 1;  // dy in a row
-  using Vector = Pack<T, kLanes>;
+  // The dy that the columns of a strip reach, counted from the one of the strip's first column by
+  // its tap kPadLeft: tap t of column x is at (x + kPadLeft - t) / kStride.
+  static constexpr int kFirst = (V::kPadLeft + 1 - kKernel) / kStride;
+  static constexpr int kGradients = (kColumns - 1 + V::kPadLeft) / kStride - kFirst + 1;
+  using Gradients = Columns<V, kFirst, kGradients>;
 
   // A cell of inputs, and the last row of dy that reaches it.
   struct Cell {
-    Word<Vector> grad[kGradients], raw[kHasRaw ? kGradients : 1], input[kStride][kColumns];
+    Gradients grad, raw;
+    Columns<V, 0, kColumns> input[kStride];
     unsigned int inside;  // the image: a bit for each of dy, then one for each of the inputs
 
     __device__ bool has_grad(int g) const { return inside >> g & 1; }
@@ -97,20 +112,21 @@ class BackwardWindow {
     unsigned int grad_rows, input_rows, grad_columns, input_columns;
     int64_t grad, input;  // elements to the first column
 
-    __device__ Cursor(const ConvShape& s, const Strip& strip, int64_t channel) {
-      static_assert(kMaxRows * kStride + kReach * kStride < 32);
+    __device__ Cursor(const BackwardParams<A>& params, const Strip& strip, int64_t channel) {
+      static_assert(kMaxRows * kStride + kReach * kStride < 32 &&
+                    kGradients + kStride * kColumns < 32);
+      const ConvShape& s = params.args.shape;
       const int64_t top = strip.row * kStride - s.pad_top % kStride;
-      const int64_t left = strip.column - s.pad_left % kStride;
+      const int64_t left = strip.column + first_column<V>(s);
       const int64_t grad_row = strip.row + s.pad_top / kStride - kReach;
-      const int64_t grad_column = (left + s.pad_left) / kStride - kReach;
+      const int64_t grad_column = (left + s.pad_left - V::kPadLeft) / kStride + kFirst;
       grad_rows = inside(grad_row, kReach + strip.rows, s.out_height);
       input_rows = inside(top, strip.rows * kStride, s.in_height) << (kReach * kStride);
       grad_columns = inside(grad_column, kGradients, s.out_width);
       input_columns = inside(left, kColumns, s.in_width);
-      grad = (strip.image * s.out_height + grad_row) * s.out_width + grad_column;
-      input = (strip.image * s.in_height + top - kReach * kStride) * s.in_width + left;
-      grad = grad * s.channels + channel;
-      input = input * s.channels + channel;
+      grad = params.grad.at(strip.image, grad_row, grad_column) + channel * params.grad.channel;
+      input = params.input.at(strip.image, top - kReach * kStride, left) +
+              channel * params.input.channel;
     }
 
     // A bit for each of `count` places from `first` on that is in [0, size).
@@ -130,8 +146,8 @@ class BackwardWindow {
     __device__ void advance(const BackwardParams<A>& params) {
       grad_rows >>= 1;
       input_rows >>= kStride;
-      grad += params.grad_pitch;
-      input += kStride * params.input_pitch;
+      grad += params.grad.row;
+      input += kStride * params.input.row;
     }
   };
 
@@ -141,21 +157,12 @@ class BackwardWindow {
     const T* input = static_cast<const T*>(args_.input);
     Cell to;
     to.inside = at.inside();
-    for (int g = 0; g < kGradients; ++g) {
-      to.grad[g] = {};
-      if constexpr (kHasRaw) to.raw[g] = {};
-      if (!to.has_grad(g)) continue;
-      const int64_t from = at.grad + g * args_.shape.channels;
-      to.grad[g] = load_word<Vector>(grad + from);
-      if constexpr (kHasRaw) to.raw[g] = load_word<Vector>(output + from);
-    }
+    const auto has_grad = [&](int g) { return to.has_grad(g); };
+    to.grad.load(grad + at.grad, V::pixel(params_.grad), has_grad);
+    if constexpr (kHasRaw) to.raw.load(output + at.grad, V::pixel(params_.grad), has_grad);
     for (int row = 0; row < kStride; ++row) {
-      for (int x = 0; x < kColumns; ++x) {
-        to.input[row][x] = {};
-        if (!to.has_input(row, x)) continue;
-        const int64_t from = at.input + row * params_.input_pitch + x * args_.shape.channels;
-        to.input[row][x] = load_word<Vector>(input + from);
-      }
+      to.input[row].load(input + at.input + row * params_.input.row, V::pixel(params_.input),
+                         [&](int x) { return to.has_input(row, x); });
     }
     return to;
   }
@@ -166,10 +173,10 @@ class BackwardWindow {
     if constexpr (kHasRaw) gradient = load_shared(parameters_.gradient);
 #pragma unroll
     for (int g = 0; g < kGradients; ++g) {
-      decode_pack(unpack<Vector>(cell.grad[g]), dy[g]);
+      cell.grad.decode(g, dy[g]);
       if constexpr (kHasRaw) {
         A raw[kLanes];
-        decode_pack(unpack<Vector>(cell.raw[g]), raw);
+        cell.raw.decode(g, raw);
         const bool has_terms = cell.has_grad(g) && args_.gradient_map.raw_scale;
         gradient(dy[g], raw, params_.epilogue, has_terms);
       }
@@ -198,7 +205,7 @@ class BackwardWindow {
     for (int row = 0; row < kStride; ++row) {
       if (row > 0) inputs = take_inputs(done, row);
       add_taps<0>(newest, row, inputs, sums);
-      put_row(done, row, to + row * params_.input_pitch, inputs, slots);
+      put_row(done, row, to + row * params_.input.row, inputs, slots);
     }
     for (int g = 0; g < kGradients; ++g) {
       for (int v = 0; v < kLanes; ++v) {
@@ -214,7 +221,7 @@ class BackwardWindow {
 #pragma unroll
     for (int x = 0; x < kColumns; ++x) {
       A(&z)[kLanes] = inputs.z[x];
-      decode_pack(unpack<Vector>(cell.input[row][x]), z);
+      cell.input[row].decode(x, z);
       for (int v = 0; v < kLanes; ++v) {
         const A activated = params_.prologue.activate(prologue(v, z[v]));
         z[v] = cell.has_input(row, x) ? activated : A{0};
@@ -233,8 +240,9 @@ class BackwardWindow {
       const Pack<A, kLanes> weight = load_shared(parameters_.weight[tap]);
 #pragma unroll
       for (int x = 0; x < kColumns; ++x) {
-        if ((x - tap_x) % kStride != 0) continue;
-        const A(&from)[kLanes] = dy[kReach + (x - tap_x) / kStride];
+        const int reached = x + V::kPadLeft - tap_x;
+        if (reached % kStride != 0) continue;
+        const A(&from)[kLanes] = dy[reached / kStride - kFirst];
         for (int v = 0; v < kLanes; ++v) {
           inputs.grad[x][v] += weight.at[v] * from[v];
           sums[tap][v] += inputs.z[x][v] * from[v];
@@ -250,22 +258,25 @@ class BackwardWindow {
     A sum[kLanes] = {}, dot[kLanes] = {};
     const Pack<A, kLanes> mean = load_shared(parameters_.mean);
 #pragma unroll
-    for (int x = 0; x < kColumns; ++x) {
+    for (int x = 0; x < kColumns; x += V::kPack) {
       if (!cell.has_input(row, x)) continue;
-      A(&grad)[kLanes] = inputs.grad[x];
-      Vector pack;
-      for (int v = 0; v < kLanes; ++v) {
-        pack.at[v] = encode<T>(params_.prologue.gradient(grad[v], inputs.z[x][v]));
+      Vector<V> pack;
+      for (int i = 0; i < kWide<V>; ++i) {
+        const int column = x + i / kLanes, v = i % kLanes;
+        pack.at[i] =
+            encode<T>(params_.prologue.gradient(inputs.grad[column][v], inputs.z[column][v]));
       }
       if (args_.grad_input) {
-        store(static_cast<T*>(args_.grad_input) + to + x * args_.shape.channels, pack);
+        const int64_t at = to + x * V::pixel(params_.input);
+        store(static_cast<T*>(args_.grad_input) + at, pack);
       }
-      A input[kLanes];
-      decode_pack(unpack<Vector>(cell.input[row][x]), input);
-      decode_pack(pack, grad);
-      for (int v = 0; v < kLanes; ++v) {
-        sum[v] += grad[v];
-        dot[v] += grad[v] * (input[v] - mean.at[v]);
+      for (int i = 0; i < kWide<V>; ++i) {
+        const int v = i % kLanes;
+        A input[kLanes];
+        cell.input[row].decode(x + i / kLanes, input);
+        const A grad = decode(pack.at[i]);
+        sum[v] += grad;
+        dot[v] += grad * (input[v] - mean.at[v]);
       }
     }
     if (!args_.input_mean) return;

@@ -1,6 +1,6 @@
-// BatchNorm's passes over a [pixels, C] matrix: statistics, normalise with activation, the two sums
-// of the backward, and the backward itself. Each reads every tensor once, 16 bytes at a time where
-// whole vectors of channels are aligned. One storage type, T; each has its own .cu.
+// BatchNorm's passes over a map: statistics, normalise with activation, the two sums of the
+// backward, and the backward itself. Each reads every tensor once, by V: 16 bytes of channels at a
+// time, or four pixels in NCHW, where they are aligned. One storage type, T; each has its own .cu.
 #pragma once
 
 #include "kernels/cuda/batch_norm_typed.h"
@@ -13,27 +13,27 @@
 namespace mobilenet_ext::cuda {
 
 template <typename T, typename Args>
-struct MatrixParams {
+struct PassParams {
   using Arguments = Args;
   Args args;
   TilePartition partition;
   ActivationBounds<Accumulator<T>> activation;
 };
 
-template <typename T, int kLanes>
+template <typename V>
 __global__ void __launch_bounds__(kThreads, 5)
-    statistics_kernel(MatrixParams<T, BatchNormStatisticsArgs> params) {
-  using A = Accumulator<T>;
+    statistics_kernel(PassParams<typename V::T, BatchNormStatisticsArgs> params) {
+  using A = Accumulator<typename V::T>;
   const TilePartition& p = params.partition;
-  const Place place(p, p.channels, kLanes);
-  ShiftedSums<A, kLanes> sums;
-  for_each_tile<kPixelsOfOneTensor>(p, place, [&](const auto& tile) {
-    Pack<T, kLanes> packs[kPixelsOfOneTensor];
-    tile.load_from(params.args.input, packs);
+  const Place place(p, p.channels, V::kLanes);
+  ShiftedSums<A, V::kLanes> sums;
+  for_each_tile<V, kPixelsOfOneTensor>(p, place, [&](const auto& tile) {
+    Vector<V> packs[kPixelsOfOneTensor];
+    load_tile<V>(tile, params.args.input, packs);
 #pragma unroll
     for (int i = 0; i < kPixelsOfOneTensor; ++i) {
       if (!tile.has(i)) break;
-      A x[kLanes];
+      A x[kWide<V>];
       decode_pack(packs[i], x);
       sums.add(x);
     }
@@ -42,40 +42,42 @@ __global__ void __launch_bounds__(kThreads, 5)
   store_partials(sums, p, place, p.channels, partials);
 }
 
-template <typename T, int kLanes>
-__global__ void __launch_bounds__(kThreads, 8)
-    scale_shift_act_kernel(MatrixParams<T, ScaleShiftActArgs> params) {
+template <typename V>
+__global__ void __launch_bounds__(kThreads, 7)
+    scale_shift_act_kernel(PassParams<typename V::T, ScaleShiftActArgs> params) {
+  using T = typename V::T;
   using A = Accumulator<T>;
-  const Place place(params.partition, params.partition.channels, kLanes);
-  Affine<A, kLanes> map;
+  const Place place(params.partition, params.partition.channels, V::kLanes);
+  Affine<A, V::kLanes> map;
   map.load(params.args.map, place.works ? place.channel : 0);
-  for_each_tile<kPixelsOfOneTensor>(params.partition, place, [&](const auto& tile) {
-    Pack<T, kLanes> packs[kPixelsOfOneTensor];
-    tile.load_from(params.args.input, packs);
+  for_each_tile<V, kPixelsOfOneTensor>(params.partition, place, [&](const auto& tile) {
+    Vector<V> packs[kPixelsOfOneTensor];
+    load_tile<V>(tile, params.args.input, packs);
 #pragma unroll
     for (int i = 0; i < kPixelsOfOneTensor; ++i) {
       if (!tile.has(i)) break;
-      A y[kLanes];
+      A y[kWide<V>];
       decode_pack(packs[i], y);
-      for (int v = 0; v < kLanes; ++v) y[v] = params.activation.activate(map(v, y[v]));
+      for (int v = 0; v < kWide<V>; ++v) {
+        y[v] = params.activation.activate(map(v % V::kLanes, y[v]));
+      }
       store_encoded(y, static_cast<T*>(params.args.output) + tile.at(i));
     }
   });
 }
 
 // The pixels of a tile of which the gradient and the input are both read: f(i, grad, x).
-template <typename T, int kLanes, typename Args, typename F>
-inline __device__ void for_each_gradient(const MatrixParams<T, Args>& params, const Place& place,
-                                         F f) {
-  using A = Accumulator<T>;
-  for_each_tile<kPixelsOfTwoTensors>(params.partition, place, [&](const auto& tile) {
-    Pack<T, kLanes> grad_packs[kPixelsOfTwoTensors], packs[kPixelsOfTwoTensors];
-    tile.load_from(params.args.grad_output, grad_packs);
-    tile.load_from(params.args.input, packs);
+template <typename V, typename Params, typename F>
+inline __device__ void for_each_gradient(const Params& params, const Place& place, F f) {
+  using A = Accumulator<typename V::T>;
+  for_each_tile<V, kPixelsOfTwoTensors>(params.partition, place, [&](const auto& tile) {
+    Vector<V> grad_packs[kPixelsOfTwoTensors], packs[kPixelsOfTwoTensors];
+    load_tile<V>(tile, params.args.grad_output, grad_packs);
+    load_tile<V>(tile, params.args.input, packs);
 #pragma unroll
     for (int i = 0; i < kPixelsOfTwoTensors; ++i) {
       if (!tile.has(i)) break;
-      A grad[kLanes], x[kLanes];
+      A grad[kWide<V>], x[kWide<V>];
       decode_pack(grad_packs[i], grad);
       decode_pack(packs[i], x);
       f(tile.at(i), grad, x);
@@ -83,10 +85,11 @@ inline __device__ void for_each_gradient(const MatrixParams<T, Args>& params, co
   });
 }
 
-template <typename T, int kLanes>
+template <typename V>
 __global__ void __launch_bounds__(kThreads, 4)
-    gradient_sums_kernel(MatrixParams<T, ScaleShiftActBackwardReduceArgs> params) {
-  using A = Accumulator<T>;
+    gradient_sums_kernel(PassParams<typename V::T, ScaleShiftActBackwardReduceArgs> params) {
+  using A = Accumulator<typename V::T>;
+  constexpr int kLanes = V::kLanes;
   __shared__ TotalSlots<A, kLanes, 2> slots;
   const TilePartition& p = params.partition;
   const Place place(p, p.channels, kLanes);
@@ -95,11 +98,12 @@ __global__ void __launch_bounds__(kThreads, 4)
   map.load(params.args.map, channel);
   A mean[kLanes], sum[kLanes] = {}, dot[kLanes] = {};
   load_vector(params.args.mean, channel, mean);
-  for_each_gradient<T, kLanes>(params, place, [&](int64_t, A(&grad)[kLanes], A(&x)[kLanes]) {
-    for (int v = 0; v < kLanes; ++v) {
-      const A dy = params.activation.gradient(grad[v], map(v, x[v]));
+  for_each_gradient<V>(params, place, [&](int64_t, A(&grad)[kWide<V>], A(&x)[kWide<V>]) {
+    for (int i = 0; i < kWide<V>; ++i) {
+      const int v = i % kLanes;
+      const A dy = params.activation.gradient(grad[i], map(v, x[i]));
       sum[v] += dy;
-      dot[v] += dy * (x[v] - mean[v]);
+      dot[v] += dy * (x[i] - mean[v]);
     }
   });
   slots.clear();
@@ -126,16 +130,17 @@ __global__ void __launch_bounds__(kSumThreads)
   });
 }
 
-template <typename T, int kLanes>
+template <typename V>
 __global__ void __launch_bounds__(kThreads, 4)
-    scale_shift_act_backward_kernel(MatrixParams<T, ScaleShiftActBackwardArgs> params) {
+    scale_shift_act_backward_kernel(PassParams<typename V::T, ScaleShiftActBackwardArgs> params) {
+  using T = typename V::T;
   using A = Accumulator<T>;
   const ScaleShiftActBackwardArgs& args = params.args;
-  const Place place(params.partition, params.partition.channels, kLanes);
-  RawGradient<A, kLanes> gradient;
+  const Place place(params.partition, params.partition.channels, V::kLanes);
+  RawGradient<A, V::kLanes> gradient;
   gradient.load(args.map, args.gradient_map, place.works ? place.channel : 0);
   const bool has_terms = args.gradient_map.raw_scale != nullptr;
-  for_each_gradient<T, kLanes>(params, place, [&](int64_t at, A(&grad)[kLanes], A(&x)[kLanes]) {
+  for_each_gradient<V>(params, place, [&](int64_t at, A(&grad)[kWide<V>], A(&x)[kWide<V>]) {
     gradient(grad, x, params.activation, has_terms);
     store_encoded(grad, static_cast<T*>(args.grad_input) + at);
   });
@@ -143,59 +148,84 @@ __global__ void __launch_bounds__(kThreads, 4)
 
 // A kernel and how its work is split.
 template <typename T, typename Args>
-struct MatrixPass {
-  void (*kernel)(MatrixParams<T, Args>);
+struct MapPass {
+  void (*kernel)(PassParams<T, Args>);
   TilePartition partition;
 
-  cudaError_t run(const Args& args, Activation activation, cudaStream_t stream) const {
+  cudaError_t run(const Args& args, const ScaleShiftAct& map, cudaStream_t stream) const {
     if (partition.tiles == 0) return cudaSuccess;
-    const MatrixParams<T, Args> params = {args, partition,
-                                          ActivationBounds<Accumulator<T>>(activation)};
+    const PassParams<T, Args> params = {args, partition, ActivationBounds<Accumulator<T>>(map)};
     return launch(kernel, partition.channel_blocks * partition.partitions, kThreads, stream,
                   params);
   }
 };
 
-// 16 bytes of channels; double is there for checking gradients.
+// The vectors that a map of T may be moved by. Four pixels, as larger vectors would not fit the
+// planes of MobileNet; double is there for checking gradients.
 template <typename T>
-constexpr int kVectorLanes = sizeof(T) == 8 ? 1 : 16 / sizeof(T);
+struct MapVectors {
+  using OfChannels = Channels<T, 16 / sizeof(T)>;
+  using OfPixels = Pixels<T, 4>;
+};
+template <>
+struct MapVectors<double> {
+  using OfChannels = Channels<double, 1>;
+  using OfPixels = Channels<double, 1>;
+};
 
-template <typename T, typename Args>
-MatrixPass<T, Args> matrix_pass(const Args& args, std::initializer_list<const void*> matrices,
-                                int pixels_of_thread, int64_t most_blocks,
-                                void (*by_vector)(MatrixParams<T, Args>),
-                                void (*by_channel)(MatrixParams<T, Args>)) {
-  constexpr int kLanes = kVectorLanes<T>;
-  const bool vectors = args.channels % kLanes == 0 && are_aligned<Pack<T, kLanes>>(matrices);
-  return {vectors ? by_vector : by_channel,
-          partition_tiles(args.pixels, args.channels, vectors ? kLanes : 1, pixels_of_thread,
-                          most_blocks)};
+// Calls f(TypeTag<V>) with those for an op's maps.
+template <typename T, typename Args, typename F>
+auto dispatch_vectors(const Args& args, std::initializer_list<const void*> maps, F f) {
+  using OfChannels = typename MapVectors<T>::OfChannels;
+  using OfPixels = typename MapVectors<T>::OfPixels;
+  if (args.plane == 1 && args.channels % OfChannels::kLanes == 0 &&
+      are_aligned<Vector<OfChannels>>(maps)) {
+    return f(TypeTag<OfChannels>{});
+  }
+  if (args.plane > 1 && args.plane % OfPixels::kPack == 0 && are_aligned<Vector<OfPixels>>(maps)) {
+    return f(TypeTag<OfPixels>{});
+  }
+  return f(TypeTag<Channels<T, 1>>{});
+}
+
+template <typename V, typename Args>
+MapPass<typename V::T, Args> map_pass(const Args& args, int pixels_of_thread, int64_t most_blocks,
+                                      void (*kernel)(PassParams<typename V::T, Args>)) {
+  return {kernel, partition_tiles<V>(args.pixels, args.channels, args.plane, pixels_of_thread,
+                                     most_blocks)};
 }
 
 template <typename T>
 auto pass_of(const BatchNormStatisticsArgs& args) {
-  return matrix_pass<T>(args, {args.input}, kPixelsOfOneTensor, kMaxStatisticsBlocks,
-                        &statistics_kernel<T, kVectorLanes<T>>, &statistics_kernel<T, 1>);
+  return dispatch_vectors<T>(args, {args.input}, [&](auto tag) {
+    using V = typename decltype(tag)::type;
+    return map_pass<V>(args, kPixelsOfOneTensor, kMaxStatisticsBlocks, &statistics_kernel<V>);
+  });
 }
 
 template <typename T>
 auto pass_of(const ScaleShiftActArgs& args) {
-  return matrix_pass<T>(args, {args.input, args.output}, kPixelsOfOneTensor, kMaxMapBlocks,
-                        &scale_shift_act_kernel<T, kVectorLanes<T>>, &scale_shift_act_kernel<T, 1>);
+  return dispatch_vectors<T>(args, {args.input, args.output}, [&](auto tag) {
+    using V = typename decltype(tag)::type;
+    return map_pass<V>(args, kPixelsOfOneTensor, kMaxMapBlocks, &scale_shift_act_kernel<V>);
+  });
 }
 
 template <typename T>
 auto pass_of(const ScaleShiftActBackwardReduceArgs& args) {
-  return matrix_pass<T>(args, {args.grad_output, args.input}, kPixelsOfTwoTensors,
-                        kMaxStatisticsBlocks, &gradient_sums_kernel<T, kVectorLanes<T>>,
-                        &gradient_sums_kernel<T, 1>);
+  return dispatch_vectors<T>(args, {args.grad_output, args.input}, [&](auto tag) {
+    using V = typename decltype(tag)::type;
+    return map_pass<V>(args, kPixelsOfTwoTensors, kMaxStatisticsBlocks, &gradient_sums_kernel<V>);
+  });
 }
 
 template <typename T>
 auto pass_of(const ScaleShiftActBackwardArgs& args) {
-  return matrix_pass<T>(args, {args.grad_output, args.input, args.grad_input}, kPixelsOfTwoTensors,
-                        kMaxMapBlocks, &scale_shift_act_backward_kernel<T, kVectorLanes<T>>,
-                        &scale_shift_act_backward_kernel<T, 1>);
+  return dispatch_vectors<T>(args, {args.grad_output, args.input, args.grad_input}, [&](auto tag) {
+    using V = typename decltype(tag)::type;
+    return map_pass<V>(args, kPixelsOfTwoTensors, kMaxMapBlocks,
+                       &scale_shift_act_backward_kernel<V>);
+  });
 }
 
 template <typename T>
@@ -219,20 +249,20 @@ template <typename T>
 cudaError_t BatchNormOps<T>::run(const BatchNormStatisticsArgs& args, cudaStream_t stream) {
   using A = Accumulator<T>;
   const auto pass = pass_of<T>(args);
-  const cudaError_t error = pass.run(args, Activation::kNone, stream);
+  const cudaError_t error = pass.run(args, ScaleShiftAct{}, stream);
   if (error != cudaSuccess) return error;
   return merge_partials<A>(args, pass.partition.partitions, args.channels, stream);
 }
 
 template <typename T>
 cudaError_t BatchNormOps<T>::run(const ScaleShiftActArgs& args, cudaStream_t stream) {
-  return pass_of<T>(args).run(args, args.map.activation, stream);
+  return pass_of<T>(args).run(args, args.map, stream);
 }
 
 template <typename T>
 cudaError_t BatchNormOps<T>::run(const ScaleShiftActBackwardReduceArgs& args, cudaStream_t stream) {
   using A = Accumulator<T>;
-  const cudaError_t error = pass_of<T>(args).run(args, args.map.activation, stream);
+  const cudaError_t error = pass_of<T>(args).run(args, args.map, stream);
   if (error != cudaSuccess) return error;
   const int64_t channel_blocks = ceil_div(args.channels, kSumChannels);
   const GradientTotalsParams<A> totals = {partial_sums<T>(args), channel_blocks,
@@ -244,8 +274,7 @@ cudaError_t BatchNormOps<T>::run(const ScaleShiftActBackwardReduceArgs& args, cu
 
 template <typename T>
 cudaError_t BatchNormOps<T>::run(const ScaleShiftActBackwardArgs& args, cudaStream_t stream) {
-  const Activation activation = args.map.scale ? args.map.activation : Activation::kNone;
-  return pass_of<T>(args).run(args, activation, stream);
+  return pass_of<T>(args).run(args, args.map, stream);
 }
 
 }  // namespace mobilenet_ext::cuda

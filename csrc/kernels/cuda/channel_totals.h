@@ -36,20 +36,37 @@ struct TotalSlots {
   }
 
   // Adds up the positions of the block, and stores the first `values` totals from value `first` of
-  // the partial sums on. All threads of the block call.
+  // the partial sums on. All threads of the block call. Where sums are few, threads share each: one
+  // takes every `sharers`th position, and leaves its total at its first.
   __device__ void store(const ChannelPartition& p, int64_t partition, int values,
-                        const PartialSums<A>& to, int64_t first) const {
-    __syncthreads();
-    const int width = p.vectors * kLanes;
+                        const PartialSums<A>& to, int64_t first) {
+    const int width = p.vectors * kLanes, sums = values * width;
     const int64_t channel = (blockIdx.x % p.channel_blocks) * width;
-    for (int i = static_cast<int>(threadIdx.x); i < values * width; i += kThreads) {
-      const int value = i / width, c = i - value * width;
-      if (channel + c >= to.channels) continue;
-      const Pack<A, kLanes>* slot = at[value] + c / kLanes;
-      A total = 0;
-      for (int q = 0; q < p.positions; ++q) total += slot[q * p.vectors].at[c % kLanes];
-      to.at(partition, first + value)[channel + c] = total;
+    int sharers = 1;
+    while (2 * sharers * sums <= kThreads && 2 * sharers <= p.positions) sharers *= 2;
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < sharers * sums; i += kThreads) {
+      const int share = i / sums, value = i % sums / width, c = i % width;
+      const A total = sum(p, value, c, share, sharers, p.positions);
+      at[value][share * p.vectors + c / kLanes].at[c % kLanes] = total;
     }
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < sums; i += kThreads) {
+      const int value = i / width, c = i % width;
+      if (channel + c >= to.channels) continue;
+      to.at(partition, first + value)[channel + c] = sum(p, value, c, 0, 1, sharers);
+    }
+  }
+
+ private:
+  // Of positions first, first + step, ... before `end`.
+  __device__ A sum(const ChannelPartition& p, int value, int c, int first, int step,
+                   int end) const {
+    A total = 0;
+    for (int q = first; q < end; q += step) {
+      total += at[value][q * p.vectors + c / kLanes].at[c % kLanes];
+    }
+    return total;
   }
 };
 

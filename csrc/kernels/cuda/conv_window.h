@@ -1,5 +1,5 @@
-// The arithmetic of a depthwise convolution: one thread computes a strip of outputs, NHWC. Padding
-// is zero after the prologue, and nothing outside the image is ever read.
+// The arithmetic of a depthwise convolution: one thread computes a strip of outputs. Padding is
+// zero after the prologue, and nothing outside the image is ever read.
 //
 // SlidingWindow (3 x 3, stride 1 or 2) loads each input row of its strip once, some rows ahead of
 // its use, and adds it to every output row that it is part of; the sums of those rows rotate.
@@ -11,31 +11,47 @@
 
 namespace mobilenet_ext::cuda {
 
-template <typename StorageT, int kLanesT, int kStride, typename Prologue>
+template <typename A>
+struct ConvParams {
+  DepthwiseConvArgs args;
+  ConvPartition partition;
+  ActivationBounds<A> prologue;
+  MapStrides input, output;
+
+  ConvParams(const DepthwiseConvArgs& args, const ConvPartition& partition)
+      : args(args),
+        partition(partition),
+        prologue(args.prologue),
+        input(input_strides(args.layout, args.shape)),
+        output(output_strides(args.layout, args.shape)) {}
+};
+
+// V: the vectors that inputs are loaded and outputs stored by.
+template <typename V, int kStride, typename Prologue>
 class SlidingWindow {
  public:
-  using T = StorageT;
-  static constexpr int kLanes = kLanesT;
+  using Values = V;
+  using T = typename V::T;
+  static constexpr int kLanes = V::kLanes;
   // Two columns share what they load, 4 inputs instead of 6; at stride 2 it would be 5, which does
   // not pay for the registers.
-  static constexpr int kColumns = kStride == 1 ? 2 : 1;
+  static constexpr int kColumns = V::kPack > 1 ? V::kPack : kStride == 1 ? 2 : 1;
 
-  __device__ SlidingWindow(const DepthwiseConvArgs& args, int64_t channel)
-      : shape_(args.shape),
-        input_(static_cast<const T*>(args.input) + channel),
-        prologue_(args.prologue, channel) {
+  __device__ SlidingWindow(const ConvParams<Accumulator<T>>& params, int64_t channel)
+      : params_(params),
+        shape_(params.args.shape),
+        input_(static_cast<const T*>(params.args.input) + channel * params.input.channel),
+        prologue_(params.args.prologue, params.prologue, channel) {
 #pragma unroll
-    for (int t = 0; t < kKernel * kKernel; ++t) load_weight<T>(args, channel, t, weight_[t]);
+    for (int t = 0; t < kTaps; ++t) load_weight<T>(params.args, channel, t, weight_[t]);
   }
 
-  // Calls output.put(sums, offset) for every pixel of the strip.
+  // Calls output.put(sums, offset, columns) for every row of the strip.
   template <typename Output>
   __device__ void run(const Strip& strip, Output& output) const {
-    const int64_t pitch = shape_.out_width * shape_.channels;
-    int64_t to =
-        (strip.image * shape_.out_height + strip.row) * pitch + strip.column * shape_.channels;
+    int64_t to = params_.output.at(strip.image, strip.row, strip.column);
     const int64_t columns = shape_.out_width - strip.column;
-    Cursor cursor(shape_, strip);
+    Cursor cursor(params_, strip);
     A sums[kLive][kColumns][kLanes] = {};
     InputRow next[kAhead];
 #pragma unroll
@@ -51,11 +67,8 @@ class SlidingWindow {
         accumulate(row, cursor, phase, sums);
       }
       if (i >= 0) {
-#pragma unroll
-        for (int x = 0; x < kColumns; ++x) {
-          if (x < columns) output.put(sums[0][x], to + x * shape_.channels);
-        }
-        to += pitch;
+        output.put(sums[0], to, columns);
+        to += params_.output.row;
       }
       rotate(sums);
     }
@@ -63,19 +76,21 @@ class SlidingWindow {
 
  private:
   using A = Accumulator<T>;
-  static constexpr int kKernel = 3;
+  static constexpr int kKernel = 3, kTaps = kKernel * kKernel;
   static constexpr int kLive = (kKernel - 1) / kStride + 1;  // output rows that share an input row
   static constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
 
   // Rows to load ahead. On each multiprocessor, 3 TB/s want 8 KB of loads under way at stride 1,
   // where the other half of the traffic is stores, and 13 KB at stride 2. These make 12 and 18 KB
-  // for three thread blocks, neighbours' columns not counted.
+  // for three thread blocks, neighbours' columns not counted. Of single values it would take more
+  // rows than there are registers for.
   static constexpr int kAheadBytes = 16 * (1 + kStride);
-  static constexpr int kRowBytes = 2 * sizeof(Pack<T, kLanes>);
-  static constexpr int kAhead = (kAheadBytes + kRowBytes - 1) / kRowBytes;
+  static constexpr int kRowBytes = (V::kPack > 1 ? kStride : 2) * sizeof(Vector<V>);
+  static constexpr int kRowsAhead = (kAheadBytes + kRowBytes - 1) / kRowBytes;
+  static constexpr int kAhead = kRowsAhead < 3 ? kRowsAhead : 3;
 
   struct InputRow {
-    Word<Pack<T, kLanes>> at[kInputs];
+    Columns<V, -V::kPadLeft, kInputs> columns;
     bool inside;  // the image, as far as rows go
   };
 
@@ -86,14 +101,15 @@ class SlidingWindow {
     int64_t offset;       // elements from the input to the row's first column
     bool inside[kInputs];
 
-    __device__ Cursor(const ConvShape& s, const Strip& strip) {
+    __device__ Cursor(const ConvParams<A>& params, const Strip& strip) {
+      const ConvShape& s = params.args.shape;
       const int64_t top = strip.row * kStride - s.pad_top;
       const int64_t left = strip.column * kStride - s.pad_left;
       const int taps = (strip.rows - 1) * kStride + kKernel;
       row = kKernel - kStride * kLive;
       first = static_cast<int>(top < 0 ? (top < -taps ? taps : -top) : 0);
       end = static_cast<int>(s.in_height - top < taps ? s.in_height - top : taps);
-      offset = ((strip.image * s.in_height + top + row) * s.in_width + left) * s.channels;
+      offset = params.input.at(strip.image, top + row, left);
       for (int x = 0; x < kInputs; ++x) inside[x] = left + x >= 0 && left + x < s.in_width;
     }
   };
@@ -101,14 +117,10 @@ class SlidingWindow {
   __device__ InputRow load_row(Cursor& cursor) const {
     InputRow row;
     row.inside = cursor.row >= cursor.first && cursor.row < cursor.end;
-#pragma unroll
-    for (int x = 0; x < kInputs; ++x) {
-      row.at[x] = {};
-      if (!row.inside || !cursor.inside[x]) continue;
-      row.at[x] = load_word<Pack<T, kLanes>>(input_ + cursor.offset + x * shape_.channels);
-    }
+    row.columns.load(input_ + cursor.offset, V::pixel(params_.input),
+                     [&](int x) { return row.inside && cursor.inside[x]; });
     ++cursor.row;
-    cursor.offset += shape_.in_width * shape_.channels;
+    cursor.offset += params_.input.row;
     return row;
   }
 
@@ -118,7 +130,7 @@ class SlidingWindow {
 #pragma unroll
     for (int x = 0; x < kInputs; ++x) {
       A z[kLanes];
-      decode_pack(unpack<Pack<T, kLanes>>(row.at[x]), z);
+      row.columns.decode(x, z);
       if constexpr (!Prologue::kKeepsZero) {
         prologue_(z);
         const bool inside = row.inside && cursor.inside[x];
@@ -148,59 +160,62 @@ class SlidingWindow {
     }
   }
 
+  const ConvParams<A>& params_;
   const ConvShape& shape_;
   const T* input_;
   Prologue prologue_;
-  A weight_[kKernel * kKernel][kLanes];
+  A weight_[kTaps][kLanes];
 };
 
-template <typename StorageT, int kLanesT>
+template <typename V>
 class AnyWindow {
  public:
-  using T = StorageT;
-  static constexpr int kLanes = kLanesT;
+  using Values = V;
+  using T = typename V::T;
+  static constexpr int kLanes = V::kLanes;
   static constexpr int kColumns = 1;
 
-  __device__ AnyWindow(const DepthwiseConvArgs& args, int64_t channel)
-      : args_(args),
-        input_(static_cast<const T*>(args.input) + channel),
+  __device__ AnyWindow(const ConvParams<Accumulator<T>>& params, int64_t channel)
+      : params_(params),
+        args_(params.args),
+        input_(static_cast<const T*>(args_.input) + channel * params.input.channel),
         channel_(channel),
-        prologue_(args.prologue, channel) {}
+        prologue_(args_.prologue, channel) {}
 
   template <typename Output>
   __device__ void run(const Strip& strip, Output& output) const {
     const ConvShape& s = args_.shape;
     for (int i = 0; i < strip.rows; ++i) {
       const int64_t row = strip.row + i;
-      A sums[kLanes] = {};
+      A sums[kColumns][kLanes] = {};
       for (int64_t tap_y = 0; tap_y < s.kernel; ++tap_y) {
         const int64_t y = row * s.stride - s.pad_top + tap_y * s.dilation;
         if (y < 0 || y >= s.in_height) continue;
         const int64_t left = strip.column * s.stride - s.pad_left;
-        add_tap_row((strip.image * s.in_height + y) * s.in_width, left, tap_y, sums);
+        add_tap_row(params_.input.at(strip.image, y, 0), left, tap_y, sums[0]);
       }
-      const int64_t pixel = (strip.image * s.out_height + row) * s.out_width + strip.column;
-      output.put(sums, pixel * s.channels);
+      output.put(sums, params_.output.at(strip.image, row, strip.column), kColumns);
     }
   }
 
  private:
   using A = Accumulator<T>;
 
-  // `row`: the first pixel of an input row; `left`: the column of the first tap.
+  // `row`: elements to an input row; `left`: the column of the first tap.
   __device__ void add_tap_row(int64_t row, int64_t left, int64_t tap_y, A (&sums)[kLanes]) const {
     const ConvShape& s = args_.shape;
     for (int64_t tap_x = 0; tap_x < s.kernel; ++tap_x) {
       const int64_t x = left + tap_x * s.dilation;
       if (x < 0 || x >= s.in_width) continue;
       A z[kLanes], weight[kLanes];
-      decode_pack(load<Pack<T, kLanes>>(input_ + (row + x) * s.channels), z);
+      decode_pack(load<Vector<V>>(input_ + row + x * params_.input.pixel), z);
       prologue_(z);
       load_weight<T>(args_, channel_, tap_y * s.kernel + tap_x, weight);
       for (int v = 0; v < kLanes; ++v) sums[v] += weight[v] * z[v];
     }
   }
 
+  const ConvParams<A>& params_;
   const DepthwiseConvArgs& args_;
   const T* input_;
   int64_t channel_;

@@ -1,9 +1,10 @@
 // Depthwise convolution, forward: act(x * scale + shift) on load, convolve, then store raw with
-// statistics, or act(y * scale + shift). NHWC. The input is read once but for the border rows and
-// columns of strips, which the caches serve; the output is written once. One storage type, T; each
-// has its own .cu.
+// statistics, or act(y * scale + shift). NHWC and NCHW. The input is read once but for the border
+// rows and columns of strips, which the caches serve; the output is written once. One storage type,
+// T; each has its own .cu.
 #pragma once
 
+#include "kernels/cuda/conv_values.h"
 #include "kernels/cuda/conv_window.h"
 #include "kernels/cuda/depthwise_conv_typed.h"
 #include "kernels/cuda/launch.h"
@@ -13,44 +14,55 @@
 namespace mobilenet_ext::cuda {
 
 // Where raw outputs go: mapped, or counted as stored.
-template <typename T, int kLanes, bool kStatistics>
+template <typename V, bool kStatistics>
 struct Output {
+  using T = typename V::T;
   using A = Accumulator<T>;
+  static constexpr int kLanes = V::kLanes;
   T* data;  // at the thread's channel
+  int64_t pixel;
   AnyMap<A, kLanes> map;
   ShiftedSums<A, kLanes> sums;
 
-  __device__ Output(const DepthwiseConvArgs& args, int64_t channel)
-      : data(static_cast<T*>(args.output) + channel), map(args.epilogue, channel) {}
+  __device__ Output(const ConvParams<A>& params, int64_t channel)
+      : data(static_cast<T*>(params.args.output) + channel * params.output.channel),
+        pixel(V::pixel(params.output)),
+        map(params.args.epilogue, channel) {}
 
-  __device__ void put(A (&y)[kLanes], int64_t offset) {
-    if constexpr (!kStatistics) map(y);
-    Pack<T, kLanes> pack;
-    for (int v = 0; v < kLanes; ++v) pack.at[v] = encode<T>(y[v]);
-    store(data + offset, pack);
-    if constexpr (kStatistics) {
-      decode_pack(pack, y);
-      sums.add(y);
+  // Neighbouring columns of a row, of which the first `columns` are in the image.
+  template <int kColumns>
+  __device__ void put(A (&y)[kColumns][kLanes], int64_t offset, int64_t columns) {
+#pragma unroll
+    for (int x = 0; x < kColumns; x += V::kPack) {
+      if (x >= columns) return;
+      Vector<V> pack;
+      for (int i = 0; i < kWide<V>; ++i) {
+        A(&of_pixel)[kLanes] = y[x + i / kLanes];
+        if (!kStatistics && i % kLanes == 0) map(of_pixel);
+        pack.at[i] = encode<T>(of_pixel[i % kLanes]);
+      }
+      store(data + offset + x * pixel, pack);
+      if constexpr (kStatistics) {
+        A stored[kWide<V>];
+        decode_pack(pack, stored);
+        sums.add(stored);
+      }
     }
   }
 };
 
-struct ConvParams {
-  DepthwiseConvArgs args;
-  ConvPartition partition;
-};
-
 template <typename Window, bool kStatistics>
-__global__ void __launch_bounds__(kThreads, 3) depthwise_conv_kernel(ConvParams params) {
+__global__ void __launch_bounds__(kThreads, 3)
+    depthwise_conv_kernel(ConvParams<Accumulator<typename Window::T>> params) {
   using T = typename Window::T;
   using A = Accumulator<T>;
   const DepthwiseConvArgs& args = params.args;
   const ConvPartition& p = params.partition;
   const Place place(p, args.shape.channels, Window::kLanes);
   const int64_t channel = place.works ? place.channel : 0;
-  Output<T, Window::kLanes, kStatistics> output(args, channel);
+  Output<typename Window::Values, kStatistics> output(params, channel);
   if (place.works) {
-    const Window window(args, channel);
+    const Window window(params, channel);
     for_each_strip(p, place, Window::kColumns,
                    [&](const Strip& strip) { window.run(strip, output); });
   }
@@ -62,7 +74,7 @@ __global__ void __launch_bounds__(kThreads, 3) depthwise_conv_kernel(ConvParams 
 
 template <typename Window>
 ConvPartition partition_for(const DepthwiseConvArgs& args) {
-  return partition_conv(output_map(args.shape), Window::kLanes, Window::kColumns,
+  return partition_conv(output_map(args.shape), args.layout, Window::kLanes, Window::kColumns,
                         args.mean ? kMaxStatisticsBlocks : kMaxBlocks);
 }
 
@@ -74,35 +86,42 @@ cudaError_t run(const DepthwiseConvArgs& args, cudaStream_t stream) {
       args.mean ? &depthwise_conv_kernel<Window, true> : &depthwise_conv_kernel<Window, false>;
   if (p.strips > 0) {
     const int64_t blocks = p.channel_blocks * p.partitions;
-    const cudaError_t error = launch(kernel, blocks, kThreads, stream, ConvParams{args, p});
+    const cudaError_t error = launch(kernel, blocks, kThreads, stream, ConvParams<A>(args, p));
     if (error != cudaSuccess) return error;
   }
   if (!args.mean) return cudaSuccess;
   return merge_partials<A>(args, p.partitions, args.shape.channels, stream);
 }
 
-template <typename T, int kLanes, int kStride, typename F>
+template <typename V, int kStride, typename F>
 void dispatch_prologue(const ScaleShiftAct& prologue, F f) {
-  using A = Accumulator<T>;
-  if (!prologue.scale) return f(TypeTag<SlidingWindow<T, kLanes, kStride, Identity<A, kLanes>>>{});
-  dispatch_activation(prologue.activation, [&](auto activation) {
-    using Prologue = Normalize<A, kLanes, decltype(activation)::value>;
-    f(TypeTag<SlidingWindow<T, kLanes, kStride, Prologue>>{});
-  });
+  using A = Accumulator<typename V::T>;
+  constexpr int kLanes = V::kLanes;
+  if constexpr (kLanes == 1) {
+    f(TypeTag<SlidingWindow<V, kStride, Bounded<A>>>{});
+  } else if (!prologue.scale) {
+    f(TypeTag<SlidingWindow<V, kStride, Identity<A, kLanes>>>{});
+  } else {
+    dispatch_activation(prologue.activation, [&](auto activation) {
+      using Prologue = Normalize<A, kLanes, decltype(activation)::value>;
+      f(TypeTag<SlidingWindow<V, kStride, Prologue>>{});
+    });
+  }
 }
 
 template <typename T, typename F>
 void dispatch_window(const DepthwiseConvArgs& args, F f) {
-  constexpr int kLanes = kChannelLanes<T>;
-  const bool vectors =
-      args.shape.channels % kLanes == 0 && are_aligned<Pack<T, kLanes>>({args.input, args.output});
-  if (!vectors) return f(TypeTag<AnyWindow<T, 1>>{});
+  const Pointers maps = {args.input, args.output};
   if constexpr (sizeof(T) < 8) {
-    const bool slides = args.shape.kernel == 3 && args.shape.dilation == 1;
-    if (slides && args.shape.stride == 1) return dispatch_prologue<T, kLanes, 1>(args.prologue, f);
-    if (slides && args.shape.stride == 2) return dispatch_prologue<T, kLanes, 2>(args.prologue, f);
+    if (slides(args.shape)) {
+      return dispatch_sliding<T>(args, maps, [&](auto values, auto stride) {
+        dispatch_prologue<typename decltype(values)::type, stride.value>(args.prologue, f);
+      });
+    }
   }
-  f(TypeTag<AnyWindow<T, kLanes>>{});
+  using Wide = Channels<T, kChannelLanes<T>>;
+  if (moves_by<Wide>(args, maps)) return f(TypeTag<AnyWindow<Wide>>{});
+  f(TypeTag<AnyWindow<Channels<T, 1>>>{});
 }
 
 template <typename T>

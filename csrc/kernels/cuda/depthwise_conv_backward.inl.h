@@ -1,11 +1,12 @@
-// Depthwise convolution, backward. 3 x 3 at stride 1 or 2: one pass, in which grad_output, output
-// and input are read once but for the border rows and columns of strips, which the caches serve,
-// and grad_input is written once. Anything else: a pass for each gradient. Then the partial sums of
-// all thread blocks are added up. One storage type, T; each has its own .cu.
+// Depthwise convolution, backward, NHWC and NCHW. 3 x 3 at stride 1 or 2: one pass, in which
+// grad_output, output and input are read once but for the border rows and columns of strips, which
+// the caches serve, and grad_input is written once. Anything else: a pass for each gradient. Then
+// the partial sums of all thread blocks are added up. One storage type, T; each has its own .cu.
 #pragma once
 
 #include "kernels/cuda/backward_any.h"
 #include "kernels/cuda/backward_window.h"
+#include "kernels/cuda/conv_values.h"
 #include "kernels/cuda/depthwise_conv_backward_typed.h"
 #include "kernels/cuda/launch.h"
 
@@ -99,32 +100,34 @@ struct BackwardPass {
   }
 };
 
-template <typename T, int kLanes, int kStride>
-BackwardPass<T> window_pass(const DepthwiseConvBackwardArgs& args) {
-  using WithRaw = BackwardWindow<T, kLanes, kStride, true>;
-  using Alone = BackwardWindow<T, kLanes, kStride, false>;
+template <typename V, int kStride>
+BackwardPass<typename V::T> window_pass(const DepthwiseConvBackwardArgs& args) {
+  using WithRaw = BackwardWindow<V, kStride, true>;
+  using Alone = BackwardWindow<V, kStride, false>;
   const auto kernel =
       args.output ? &backward_window_kernel<WithRaw> : &backward_window_kernel<Alone>;
   const bool totals = args.grad_weight || args.input_mean;
-  const ConvPartition p = partition_conv(cell_map(args.shape), kLanes, Alone::kColumns,
-                                         totals ? kMaxStatisticsBlocks : kMaxBlocks);
+  const ConvPartition p =
+      partition_conv(cell_map<V>(args.shape), args.layout, V::kLanes, Alone::kColumns,
+                     totals ? kMaxStatisticsBlocks : kMaxBlocks);
   return {kernel, p, 1, totals ? Alone::kTaps : 0, args.input_mean ? 2 : 0};
 }
 
-template <typename T, int kLanes, typename F>
+template <typename V, typename F>
 void for_each_any_pass(const DepthwiseConvBackwardArgs& args, F f) {
+  using T = typename V::T;
   if (args.grad_input) {
-    const ConvPartition p = partition_conv(input_map(args.shape), kLanes, 1,
+    const ConvPartition p = partition_conv(input_map(args.shape), args.layout, V::kLanes, 1,
                                            args.input_mean ? kMaxStatisticsBlocks : kMaxBlocks);
-    const auto kernel = &any_grad_input_kernel<AnyGradInput<T, kLanes>>;
+    const auto kernel = &any_grad_input_kernel<AnyGradInput<V>>;
     f(BackwardPass<T>{kernel, p, 1, 0, args.input_mean ? 2 : 0});
   }
   if (args.grad_weight) {
-    using Taps = AnyGradWeight<T, kLanes>;
+    using Taps = AnyGradWeight<V>;
     const int64_t taps = args.shape.kernel * args.shape.kernel;
     const int64_t groups = ceil_div(taps, Taps::kSums);
-    const ConvPartition p =
-        partition_conv(output_map(args.shape), kLanes, 1, ceil_div(kMaxStatisticsBlocks, groups));
+    const ConvPartition p = partition_conv(output_map(args.shape), args.layout, V::kLanes, 1,
+                                           ceil_div(kMaxStatisticsBlocks, groups));
     f(BackwardPass<T>{&any_grad_weight_kernel<Taps>, p, groups, taps, 0});
   }
 }
@@ -132,18 +135,17 @@ void for_each_any_pass(const DepthwiseConvBackwardArgs& args, F f) {
 // Calls f(BackwardPass<T>) for the passes that the arguments take, in order.
 template <typename T, typename F>
 void for_each_pass(const DepthwiseConvBackwardArgs& args, F f) {
-  constexpr int kLanes = kChannelLanes<T>;
-  const ConvShape& s = args.shape;
-  const bool vectors =
-      s.channels % kLanes == 0 &&
-      are_aligned<Pack<T, kLanes>>({args.grad_output, args.output, args.input, args.grad_input});
-  if (!vectors) return for_each_any_pass<T, 1>(args, f);
+  const Pointers maps = {args.grad_output, args.output, args.input, args.grad_input};
   if constexpr (sizeof(T) < 8) {
-    const bool slides = s.kernel == 3 && s.dilation == 1;
-    if (slides && s.stride == 1) return f(window_pass<T, kLanes, 1>(args));
-    if (slides && s.stride == 2) return f(window_pass<T, kLanes, 2>(args));
+    if (slides(args.shape)) {
+      return dispatch_sliding<T>(args, maps, [&](auto values, auto stride) {
+        f(window_pass<typename decltype(values)::type, stride.value>(args));
+      });
+    }
   }
-  for_each_any_pass<T, kLanes>(args, f);
+  using Wide = Channels<T, kChannelLanes<T>>;
+  if (moves_by<Wide>(args, maps)) return for_each_any_pass<Wide>(args, f);
+  for_each_any_pass<Channels<T, 1>>(args, f);
 }
 
 template <typename T>

@@ -20,6 +20,9 @@ struct ActivationBounds {
     low = activation == Activation::kNone ? none : A{0};
     high = activation == Activation::kRelu6 ? A{6} : none;
   }
+  // Those of a map that may not be there.
+  explicit ActivationBounds(const ScaleShiftAct& map)
+      : ActivationBounds(map.scale ? map.activation : Activation::kNone) {}
 
   MOBILENET_EXT_HOST_DEVICE A activate(A y) const { return not_above(not_below(y, low), high); }
   MOBILENET_EXT_HOST_DEVICE A gradient(A grad, A y) const {
@@ -59,7 +62,7 @@ inline __device__ void activate_all(A (&y)[kLanes]) {
 template <typename A, int kLanes>
 struct Identity {
   static constexpr bool kKeepsZero = true;
-  __device__ Identity(const ScaleShiftAct&, int64_t) {}
+  __device__ Identity(const ScaleShiftAct&, const ActivationBounds<A>&, int64_t) {}
   __device__ void operator()(A (&)[kLanes]) const {}
 };
 
@@ -68,7 +71,7 @@ struct Normalize {
   static constexpr bool kKeepsZero = false;
   A scale[kLanes], shift[kLanes];
 
-  __device__ Normalize(const ScaleShiftAct& map, int64_t channel) {
+  __device__ Normalize(const ScaleShiftAct& map, const ActivationBounds<A>&, int64_t channel) {
     load_vector(map.scale, channel, scale);
     load_vector(map.shift, channel, shift);
   }
@@ -79,7 +82,7 @@ struct Normalize {
   }
 };
 
-// Any of the above; all threads of a launch take the same branch.
+// Any of the above, by branches that all threads of a launch take.
 template <typename A, int kLanes>
 struct AnyMap {
   static constexpr bool kKeepsZero = false;
@@ -117,6 +120,22 @@ struct Affine {
   __device__ A operator()(int v, A y) const { return y * scale.at[v] + shift.at[v]; }
 };
 
+// Any of the above without a branch, which is not to be had for many channels: for the bounds of
+// the activation and the maps of a single one there are registers.
+template <typename A>
+struct Bounded {
+  static constexpr bool kKeepsZero = false;
+  Affine<A, 1> map;
+  ActivationBounds<A> activation;
+
+  __device__ Bounded(const ScaleShiftAct& of, const ActivationBounds<A>& bounds, int64_t channel)
+      : activation(bounds) {
+    map.load(of, channel);
+  }
+
+  __device__ void operator()(A (&y)[1]) const { y[0] = activation.activate(map(0, y[0])); }
+};
+
 // The gradient of a raw output, from the gradient of what BatchNorm and activation made of it.
 template <typename A, int kLanes>
 struct RawGradient {
@@ -131,13 +150,16 @@ struct RawGradient {
     load_vector_or(A{0}, gradient.raw_shift, channel, raw_shift.at);
   }
 
-  // `has_terms`: of the raw output; without them it may be infinite or NaN and does not matter.
-  __device__ void operator()(A (&grad)[kLanes], const A (&raw)[kLanes],
+  // Of as many pixels as there are values. `has_terms`: of the raw output; without them it may be
+  // infinite or NaN and does not matter.
+  template <int kValues>
+  __device__ void operator()(A (&grad)[kValues], const A (&raw)[kValues],
                              const ActivationBounds<A>& activation, bool has_terms) const {
-    for (int v = 0; v < kLanes; ++v) {
-      const A dy = activation.gradient(grad[v], map(v, raw[v]));
-      const A terms = raw[v] * raw_scale.at[v] + raw_shift.at[v];
-      grad[v] = dy * grad_scale.at[v] + (has_terms ? terms : A{0});
+    for (int i = 0; i < kValues; ++i) {
+      const int v = i % kLanes;
+      const A dy = activation.gradient(grad[i], map(v, raw[i]));
+      const A terms = raw[i] * raw_scale.at[v] + raw_shift.at[v];
+      grad[i] = dy * grad_scale.at[v] + (has_terms ? terms : A{0});
     }
   }
 };

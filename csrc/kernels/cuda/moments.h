@@ -30,14 +30,18 @@ struct ShiftedSums {
   A shift[kLanes] = {}, sum[kLanes] = {}, square[kLanes] = {};
   int count = 0;
 
-  __device__ void add(const A (&x)[kLanes]) {
-    for (int v = 0; v < kLanes; ++v) {
-      if (count == 0) shift[v] = x[v];
-      const A offset = x[v] - shift[v];
-      sum[v] += offset;
-      square[v] += offset * offset;
+  // Of one pixel or more.
+  template <int kValues>
+  __device__ void add(const A (&x)[kValues]) {
+    for (int first = 0; first < kValues; first += kLanes) {
+      for (int v = 0; v < kLanes; ++v) {
+        if (count == 0) shift[v] = x[first + v];
+        const A offset = x[first + v] - shift[v];
+        sum[v] += offset;
+        square[v] += offset * offset;
+      }
+      ++count;
     }
-    ++count;
   }
 
   // Of the distances from `origin`.

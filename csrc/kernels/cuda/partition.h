@@ -1,13 +1,15 @@
 // How a convolution is split among thread blocks and threads: by the shape alone. A thread computes
 // strips: kColumns neighbouring columns of one vector of channels, down a band of rows. They are
 // the columns and rows of the map that a kernel writes. A thread block stays with its block of
-// channels, so that weights and sums stay in registers, and walks over tiles: as many neighbouring
-// strips as it has threads for.
+// channels (in NCHW a single one, whose planes are small enough for neighbours to share lines of
+// the cache), so that weights and sums stay in registers, and walks over tiles: as many
+// neighbouring strips as it has threads for.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include "kernels/conv_shape.h"
+#include "kernels/cuda/map_columns.h"
 
 namespace mobilenet_ext::cuda {
 
@@ -44,6 +46,13 @@ inline StripMap input_map(const ConvShape& s) {
   return {s.batch, s.channels, s.in_height, s.in_width};
 }
 
+inline MapStrides output_strides(Layout layout, const ConvShape& s) {
+  return strides_of(layout, s.channels, s.out_height, s.out_width);
+}
+inline MapStrides input_strides(Layout layout, const ConvShape& s) {
+  return strides_of(layout, s.channels, s.in_height, s.in_width);
+}
+
 // What a thread block needs to stay with its channels.
 struct ChannelPartition {
   int64_t channel_blocks;  // thread blocks side by side
@@ -53,7 +62,8 @@ struct ChannelPartition {
 };
 
 // Leaves `partitions` open.
-inline ChannelPartition partition_channels(int64_t channels, int lanes) {
+inline ChannelPartition partition_channels(Layout layout, int64_t channels, int lanes) {
+  if (layout == Layout::kNchw) return {channels, 0, 1, kThreads};
   ChannelPartition p = {};
   const int64_t vectors = ceil_div(channels, lanes);
   p.channel_blocks = ceil_div(vectors, kMaxVectors);
@@ -70,10 +80,10 @@ struct ConvPartition : ChannelPartition {
 };
 
 // `most_blocks`: of the launch, unless there are more blocks of channels.
-inline ConvPartition partition_conv(const StripMap& map, int lanes, int columns_per_strip,
-                                    int64_t most_blocks) {
+inline ConvPartition partition_conv(const StripMap& map, Layout layout, int lanes,
+                                    int columns_per_strip, int64_t most_blocks) {
   ConvPartition p;
-  static_cast<ChannelPartition&>(p) = partition_channels(map.channels, lanes);
+  static_cast<ChannelPartition&>(p) = partition_channels(layout, map.channels, lanes);
   const int64_t vectors = ceil_div(map.channels, lanes);
   p.height = map.height;
   p.columns = ceil_div(map.width, columns_per_strip);

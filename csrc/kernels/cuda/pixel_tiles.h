@@ -1,10 +1,13 @@
-// How a [pixels, C] matrix is split: by its shape alone. A thread block stays with its block of
-// channels and walks over tiles of pixels; in each tile a thread has kPixels of them, far enough
-// apart that the threads of a warp touch neighbouring memory, and loads all before it uses any.
+// How the pixels of a map are split: by its shape alone. A thread block stays with its block of
+// channels and walks over tiles of pixels, or of vectors of pixels; in each tile a thread has
+// kPixels of them, far enough apart that the threads of a warp touch neighbouring memory, and loads
+// all before it uses any.
 #pragma once
 
+#include <type_traits>
+
+#include "kernels/cuda/map_columns.h"
 #include "kernels/cuda/partition.h"
-#include "kernels/cuda/storage.h"
 
 namespace mobilenet_ext::cuda {
 
@@ -19,24 +22,32 @@ constexpr int kPixelsOfTwoTensors = 2;
 
 struct TilePartition : ChannelPartition {
   int64_t pixels, channels, tiles;
+  int64_t plane;                     // pixels side by side; 1: NHWC
+  int64_t step_images, step_pixels;  // from one pixel of a thread's tile to the next
 };
 
-inline TilePartition partition_tiles(int64_t pixels, int64_t channels, int lanes,
-                                     int pixels_of_thread, int64_t most_blocks) {
+// `pixels` and `plane` count vectors of V::kPack pixels.
+template <typename V>
+TilePartition partition_tiles(int64_t pixels, int64_t channels, int64_t plane, int pixels_of_thread,
+                              int64_t most_blocks) {
   TilePartition p;
-  static_cast<ChannelPartition&>(p) = partition_channels(channels, lanes);
-  p.pixels = pixels;
+  const Layout layout = plane > 1 ? Layout::kNchw : Layout::kNhwc;
+  static_cast<ChannelPartition&>(p) = partition_channels(layout, channels, V::kLanes);
+  p.pixels = pixels / V::kPack;
   p.channels = channels;
-  p.tiles = ceil_div(pixels, int64_t{pixels_of_thread} * p.positions);
+  p.tiles = ceil_div(p.pixels, int64_t{pixels_of_thread} * p.positions);
+  p.plane = plane / V::kPack;
+  p.step_images = p.positions / p.plane;
+  p.step_pixels = p.positions % p.plane;
   p.partitions = min_of(p.tiles, ceil_div(most_blocks, p.channel_blocks));
   return p;
 }
 
-// A thread's share of a tile.
+// A thread's share of a tile, of vectors of channels.
 template <int kPixels>
-class Tile {
+class MatrixTile {
  public:
-  __device__ Tile(const TilePartition& p, const Place& place, int64_t index)
+  __device__ MatrixTile(const TilePartition& p, const Place& place, int64_t index)
       : left_(p.pixels - index * kPixels * p.positions - place.position),
         positions_(p.positions),
         first_((p.pixels - left_) * p.channels + place.channel),
@@ -44,28 +55,61 @@ class Tile {
 
   __device__ bool has(int i) const { return i * positions_ < left_; }
 
-  // Elements from the start of the matrix to the vector of pixel i.
+  // Elements from the start of the map to the vector of pixel i.
   __device__ int64_t at(int i) const { return first_ + i * step_; }
-
-  template <typename T, int kLanes>
-  __device__ void load_from(const void* matrix, Pack<T, kLanes> (&to)[kPixels]) const {
-#pragma unroll
-    for (int i = 0; i < kPixels; ++i) {
-      to[i] = {};
-      if (has(i)) to[i] = load<Pack<T, kLanes>>(static_cast<const T*>(matrix) + at(i));
-    }
-  }
 
  private:
   int64_t left_;  // pixels from the first on
   int64_t positions_, first_, step_;
 };
 
+// The same where a channel has a plane of pixels in each image. Counted on from pixel to pixel, as
+// divisions would cost more than all the rest.
+template <typename V, int kPixels>
+class PlaneTile {
+ public:
+  __device__ PlaneTile(const TilePartition& p, const Place& place, int64_t index)
+      : positions_(p.positions) {
+    const int64_t first = index * kPixels * p.positions + place.position;
+    left_ = p.pixels - first;
+    int64_t image = first / p.plane, pixel = first - image * p.plane;
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) {
+      at_[i] = ((image * p.channels + place.channel) * p.plane + pixel) * V::kPack;
+      image += p.step_images;
+      pixel += p.step_pixels;
+      if (pixel < p.plane) continue;
+      pixel -= p.plane;
+      ++image;
+    }
+  }
+
+  __device__ bool has(int i) const { return i * positions_ < left_; }
+  __device__ int64_t at(int i) const { return at_[i]; }
+
+ private:
+  int64_t left_, positions_;
+  int64_t at_[kPixels];
+};
+
+template <typename V, int kPixels>
+using TileOf = std::conditional_t<(V::kLanes > 1), MatrixTile<kPixels>, PlaneTile<V, kPixels>>;
+
+template <typename V, int kPixels, typename Tile>
+inline __device__ void load_tile(const Tile& tile, const void* map, Vector<V> (&to)[kPixels]) {
+#pragma unroll
+  for (int i = 0; i < kPixels; ++i) {
+    to[i] = {};
+    if (tile.has(i)) to[i] = load<Vector<V>>(static_cast<const typename V::T*>(map) + tile.at(i));
+  }
+}
+
 // Calls f(tile) for every tile of this thread.
-template <int kPixels, typename F>
+template <typename V, int kPixels, typename F>
 inline __device__ void for_each_tile(const TilePartition& p, const Place& place, F f) {
   if (!place.works) return;
-  for (int64_t i = place.partition; i < p.tiles; i += p.partitions) f(Tile<kPixels>(p, place, i));
+  using Tile = TileOf<V, kPixels>;
+  for (int64_t i = place.partition; i < p.tiles; i += p.partitions) f(Tile(p, place, i));
 }
 
 }  // namespace mobilenet_ext::cuda

@@ -110,22 +110,25 @@ inline __device__ P unpack(const Word<P>& word) {
   return pack;
 }
 
-// A structure of 16-byte words in shared memory, read again at every call: it is there to spare
-// registers.
+// A structure in shared memory: of 16-byte words, read again at every call to spare registers, or
+// of a single channel, which the compiler may keep in them.
 template <typename P>
 inline __device__ P load_shared(const P& from) {
-  static_assert(sizeof(P) % sizeof(uint4) == 0);
-  uint4 words[sizeof(P) / sizeof(uint4)];
-  unsigned int address = static_cast<unsigned int>(__cvta_generic_to_shared(&from));
-  for (uint4& word : words) {
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
-                 : "r"(address));
-    address += sizeof(uint4);
+  if constexpr (sizeof(P) % sizeof(uint4) != 0) {
+    return from;
+  } else {
+    uint4 words[sizeof(P) / sizeof(uint4)];
+    unsigned int address = static_cast<unsigned int>(__cvta_generic_to_shared(&from));
+    for (uint4& word : words) {
+      asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                   : "r"(address));
+      address += sizeof(uint4);
+    }
+    P copy;
+    memcpy(&copy, words, sizeof(P));
+    return copy;
   }
-  P copy;
-  memcpy(&copy, words, sizeof(P));
-  return copy;
 }
 
 template <typename P>
