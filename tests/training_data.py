@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import torch
 from torch import Tensor
@@ -50,6 +51,12 @@ def start(*arguments: object, launcher: tuple[str, ...] = ()) -> "subprocess.Pop
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     python = [sys.executable, *launcher] if launcher else [sys.executable]
     command = [*python, *map(str, arguments)]
+    # Elsewhere than in the source tree, which `python -c` would import from.
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tempfile.gettempdir(),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
