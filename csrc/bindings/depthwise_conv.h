@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "bindings/checks.h"
+#include "bindings/conv_gradients.h"
 
 namespace mobilenet_ext {
 
@@ -62,32 +63,6 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
   return {to_format(output, memory_format_of(input)), mean, var};
 }
 
-// What depthwise_conv_backward returns, allocated as far as it was asked for.
-struct BackwardResults {
-  Tensor grad_input, grad_weight, grad_sum, grad_dot;
-
-  BackwardResults(const ConvShape& s, const Tensor& input, Layout layout, bool need_grad_input,
-                  bool need_grad_weight, bool need_sums)
-      : grad_input(need_grad_input ? empty_map(input, size_of(input), layout)
-                                   : empty_vector(input, input.scalar_type(), 0)),
-        grad_weight(need_grad_weight ? empty_weight(input, s)
-                                     : empty_vector(input, input.scalar_type(), 0)),
-        grad_sum(empty_vector(input, accumulator_type(input), need_sums ? s.channels : 0)),
-        grad_dot(empty_vector(input, accumulator_type(input), need_sums ? s.channels : 0)) {}
-
-  // In the memory format of `input`.
-  Tensor grad_input_like(const Tensor& input) const {
-    return to_format(grad_input, memory_format_of(input));
-  }
-
-  static Tensor empty_weight(const Tensor& input, const ConvShape& s) {
-    const int64_t taps = s.kernel * s.kernel;
-    const int64_t sizes[] = {s.channels, 1, s.kernel, s.kernel};
-    const int64_t strides[] = {taps, taps, s.kernel, 1};
-    return empty_strided(input, input.scalar_type(), 4, sizes, strides);
-  }
-};
-
 // All maps in the input's layout: those in another are copied.
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
@@ -120,10 +95,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   const OptionalTensor mean = check_vector(op, "input_mean", input_mean, input);
 
   const Layout layout = layout_for<Device>(input);
-  const BackwardResults to(s, input, layout, need_grad_input, need_grad_weight, !!input_mean);
-  if (!need_grad_input && !need_grad_weight) {
-    return {to.grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
-  }
+  const ConvGradients to(input, weight, layout, need_grad_input, need_grad_weight, !!input_mean);
+  if (!need_grad_input && !need_grad_weight) return to.results(input);
   const Tensor grad = to_layout(grad_output, layout);
   OptionalTensor raw;
   if (output) raw.emplace(to_layout(*output, layout));
@@ -143,12 +116,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   args.weight_tap_stride = w.tap_stride;
   args.prologue = prologue.map();
   args.input_mean = data_of(mean);
-  args.grad_input = need_grad_input ? to.grad_input.mutable_data_ptr() : nullptr;
-  args.grad_weight = need_grad_weight ? to.grad_weight.mutable_data_ptr() : nullptr;
-  args.grad_sum = input_mean ? to.grad_sum.mutable_data_ptr() : nullptr;
-  args.grad_dot = input_mean ? to.grad_dot.mutable_data_ptr() : nullptr;
+  to.put_into(args);
   Device::run(args, input);
-  return {to.grad_input_like(input), to.grad_weight, to.grad_sum, to.grad_dot};
+  return to.results(input);
 }
 
 }  // namespace mobilenet_ext

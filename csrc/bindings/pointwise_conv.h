@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "bindings/checks.h"
+#include "bindings/conv_gradients.h"
 #include "kernels/pointwise_conv.h"
 
 namespace mobilenet_ext {
@@ -59,26 +60,6 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_conv(
   return {to_format(output, memory_format_of(input)), mean, var};
 }
 
-// What pointwise_conv_backward returns, allocated as far as it was asked for.
-struct PointwiseGradients {
-  Tensor grad_input, grad_weight, grad_sum, grad_dot;
-
-  PointwiseGradients(const PointwiseShape& s, const Tensor& input, bool need_grad_input,
-                     bool need_grad_weight, bool need_sums)
-      : grad_input(need_grad_input ? empty_map(input, size_of(input), Layout::kNhwc)
-                                   : empty_vector(input, input.scalar_type(), 0)),
-        grad_weight(need_grad_weight ? empty_weight(input, s)
-                                     : empty_vector(input, input.scalar_type(), 0)),
-        grad_sum(empty_vector(input, accumulator_type(input), need_sums ? s.in_channels : 0)),
-        grad_dot(empty_vector(input, accumulator_type(input), need_sums ? s.in_channels : 0)) {}
-
-  static Tensor empty_weight(const Tensor& input, const PointwiseShape& s) {
-    const int64_t sizes[] = {s.out_channels, s.in_channels, 1, 1};
-    const int64_t strides[] = {s.in_channels, 1, 1, 1};
-    return empty_strided(input, input.scalar_type(), 4, sizes, strides);
-  }
-};
-
 template <typename Device>
 std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
     const Tensor& grad_output, const OptionalTensor& output, const OptionalTensor& output_scale,
@@ -107,10 +88,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
   }
   const OptionalTensor mean = check_vector(op, "input_mean", input_mean, input);
 
-  const PointwiseGradients to(s, input, need_grad_input, need_grad_weight, !!input_mean);
-  if (!need_grad_input && !need_grad_weight) {
-    return {to.grad_input, to.grad_weight, to.grad_sum, to.grad_dot};
-  }
+  const ConvGradients to(input, weight, Layout::kNhwc, need_grad_input, need_grad_weight,
+                         !!input_mean);
+  if (!need_grad_input && !need_grad_weight) return to.results(input);
   const Tensor grad = to_layout(grad_output, Layout::kNhwc);
   OptionalTensor raw;
   if (output) raw.emplace(to_layout(*output, Layout::kNhwc));
@@ -126,14 +106,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
   args.weight = pointwise_weight(weight);
   args.prologue = prologue.map();
   args.input_mean = data_of(mean);
-  args.grad_input = need_grad_input ? to.grad_input.mutable_data_ptr() : nullptr;
-  args.grad_weight = need_grad_weight ? to.grad_weight.mutable_data_ptr() : nullptr;
-  args.grad_sum = input_mean ? to.grad_sum.mutable_data_ptr() : nullptr;
-  args.grad_dot = input_mean ? to.grad_dot.mutable_data_ptr() : nullptr;
+  to.put_into(args);
   Device::run(args, input);
-  const MemoryFormat format =
-      need_grad_input ? memory_format_of(input) : MemoryFormat::ChannelsLast;
-  return {to_format(to.grad_input, format), to.grad_weight, to.grad_sum, to.grad_dot};
+  return to.results(input);
 }
 
 }  // namespace mobilenet_ext

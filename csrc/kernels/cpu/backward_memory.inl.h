@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cpu/conv_rows.inl.h"
+#include "kernels/cpu/reduce.inl.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
@@ -29,9 +30,8 @@ inline ConvPartition backward_partition(const ConvShape& s) {
 template <typename A>
 struct BackwardWorkspace {
   PackedWeight<A> weight;
-  A* grad_weight;    // [partials, K * K, C]
-  double* grad_sum;  // [partials, C]
-  double* grad_dot;  // [partials, C]
+  A* grad_weight;  // [partials, K * K, C]
+  PartialSums input_sums;
   int64_t bytes;
 
   explicit BackwardWorkspace(const DepthwiseConvBackwardArgs& args) {
@@ -42,8 +42,9 @@ struct BackwardWorkspace {
     weight.stride = p.blocks * p.channels;
     weight.data = arena.take<A>(args.grad_input ? taps * weight.stride : 0);
     grad_weight = arena.take<A>(args.grad_weight ? taps * partial_channels : 0);
-    grad_sum = arena.take<double>(args.input_mean ? partial_channels : 0);
-    grad_dot = arena.take<double>(args.input_mean ? partial_channels : 0);
+    const int64_t sums = args.input_mean ? partial_channels : 0;
+    input_sums = {arena.take<double>(sums), arena.take<double>(sums), p.partials(),
+                  args.shape.channels};
     bytes = arena.bytes();
   }
 };

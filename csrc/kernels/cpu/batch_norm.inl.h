@@ -40,15 +40,16 @@ inline int64_t no_bytes(const Args&) {
 struct PartialPair {
   double* first;
   double* second;
-  int64_t bytes;
+  int64_t items, channels, bytes;
 
   template <typename Args>
-  explicit PartialPair(const Args& args) {
+  explicit PartialPair(const Args& args) : items(pixel_items(args)), channels(args.channels) {
     Arena arena(args.workspace);
-    first = arena.take<double>(pixel_items(args) * args.channels);
-    second = arena.take<double>(pixel_items(args) * args.channels);
+    first = arena.take<double>(items * channels);
+    second = arena.take<double>(items * channels);
     bytes = arena.bytes();
   }
+  PartialSums sums() const { return {first, second, items, channels}; }
 };
 
 template <typename Args>
@@ -133,17 +134,13 @@ inline void reduce_run(const ScaleShiftActBackwardReduceArgs& args, int64_t begi
     using A = Accumulator<T>;
     const ChannelMap<A> params(args.map, 0);
     ChannelSums<A> sums = ReductionScratch<A>(args.channels, scratch).moments.sums;
-    const PartialPair partial(args);
+    const PartialSums partial = PartialPair(args).sums();
     for (int64_t i = begin; i < end; ++i) {
       const Row<const T> grad = item_row(args, static_cast<const T*>(args.grad_output), i);
       const Row<const T> x = item_row(args, static_cast<const T*>(args.input), i);
       sums.clear();
       add_gradients(grad, x.data, params, static_cast<const A*>(args.mean), args.channels, sums);
-      sums.end_run();
-      for (int64_t c = 0; c < args.channels; ++c) {
-        partial.first[i * args.channels + c] = sums.total_first[c];
-        partial.second[i * args.channels + c] = sums.total_second[c];
-      }
+      partial.put(sums, i, 0, args.channels);
     }
   });
 }
@@ -151,15 +148,11 @@ inline void reduce_run(const ScaleShiftActBackwardReduceArgs& args, int64_t begi
 inline void reduce_merge(const ScaleShiftActBackwardReduceArgs& args, int64_t begin, int64_t end,
                          void*) {
   const Range channels = merge_range(args, begin, end);
-  const PartialPair from(args);
-  const int64_t items = pixel_items(args);
+  const PartialSums from = PartialPair(args).sums();
   dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
     for (int64_t c = channels.begin; c < channels.end; ++c) {
-      static_cast<A*>(args.grad_sum)[c] =
-          static_cast<A>(merge_sum(from.first + c, items, args.channels));
-      static_cast<A*>(args.grad_dot)[c] =
-          static_cast<A>(merge_sum(from.second + c, items, args.channels));
+      from.merge<A>(c, args.grad_sum, args.grad_dot);
     }
   });
 }

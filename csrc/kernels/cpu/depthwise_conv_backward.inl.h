@@ -123,7 +123,6 @@ struct BackwardItem {
     scratch.clear(s);
     for (int64_t n = item.images.begin; n < item.images.end; ++n) image(n);
     const int64_t bytes = channels * static_cast<int64_t>(sizeof(A));
-    const int64_t at = item.partial * s.channels + item.channels.begin;
     const int64_t taps = s.kernel * s.kernel;
     if (args.grad_weight) {
       for (int64_t t = 0; t < taps; ++t) {
@@ -133,11 +132,7 @@ struct BackwardItem {
       }
     }
     if (!args.input_mean) return;
-    scratch.sums.end_run();
-    for (int64_t c = 0; c < channels; ++c) {
-      workspace.grad_sum[at + c] = scratch.sums.total_first[c];
-      workspace.grad_dot[at + c] = scratch.sums.total_second[c];
-    }
+    workspace.input_sums.put(scratch.sums, item.partial, item.channels.begin, channels);
   }
 };
 
@@ -206,11 +201,7 @@ inline void backward_merge(const DepthwiseConvBackwardArgs& args, int64_t begin,
             merge_sum(from.grad_weight + t * s.channels + c, partials, taps * s.channels));
         store(static_cast<T*>(args.grad_weight) + c * taps + t, Vec<A>{} + sum, FirstLanes{1});
       }
-      if (!args.input_mean) continue;
-      static_cast<A*>(args.grad_sum)[c] =
-          static_cast<A>(merge_sum(from.grad_sum + c, partials, s.channels));
-      static_cast<A*>(args.grad_dot)[c] =
-          static_cast<A>(merge_sum(from.grad_dot + c, partials, s.channels));
+      if (args.input_mean) from.input_sums.template merge<A>(c, args.grad_sum, args.grad_dot);
     }
   });
 }

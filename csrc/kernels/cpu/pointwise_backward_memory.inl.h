@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cpu/pointwise_tiles.inl.h"
+#include "kernels/cpu/reduce.inl.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
@@ -57,8 +58,7 @@ struct PointwiseBackwardWorkspace {
   A* grad_weight;  // [ranges, C' in whole panels, grad_weight_pitch]
   int64_t grad_weight_pitch;
   int64_t grad_weight_size;  // of a range
-  double* grad_sum;          // [ranges, C]
-  double* grad_dot;          // [ranges, C]
+  PartialSums input_sums;    // of the gradient of the input
   int64_t bytes;
 
   explicit PointwiseBackwardWorkspace(const PointwiseConvBackwardArgs& args) {
@@ -74,9 +74,9 @@ struct PointwiseBackwardWorkspace {
       grad_weight = static_cast<A*>(args.grad_weight);
       grad_weight_pitch = s.in_channels;
     }
-    const int64_t sums = args.input_mean ? grad_input_partition(args).ranges * s.in_channels : 0;
-    grad_sum = arena.take<double>(sums);
-    grad_dot = arena.take<double>(sums);
+    const int64_t ranges = args.input_mean ? grad_input_partition(args).ranges : 0;
+    input_sums = {arena.take<double>(ranges * s.in_channels),
+                  arena.take<double>(ranges * s.in_channels), ranges, s.in_channels};
     bytes = arena.bytes();
   }
 };

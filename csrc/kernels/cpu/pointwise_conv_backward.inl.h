@@ -45,13 +45,7 @@ inline void grad_input_item(const PointwiseConvBackwardArgs& args, const Product
         {scratch.output.data, pixels.size(), scratch.output.stride}, raw, prologue, mean, columns,
         map_row(static_cast<T*>(args.grad_input), pixels, s.in_channels, first), scratch.sums);
   });
-  if (!args.input_mean) return;
-  scratch.sums.end_run();
-  const int64_t at = item.range * s.in_channels + first;
-  for (int64_t c = 0; c < columns; ++c) {
-    workspace.grad_sum[at + c] = scratch.sums.total_first[c];
-    workspace.grad_dot[at + c] = scratch.sums.total_second[c];
-  }
+  if (args.input_mean) workspace.input_sums.put(scratch.sums, item.range, first, columns);
 }
 
 template <typename T>
@@ -108,7 +102,7 @@ inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const Produc
   });
 }
 
-// Adds up the ranges' partial sums for rows [begin, end) of panels of output channels.
+// Adds up the ranges' partial sums for a panel of output channels.
 template <typename T>
 inline void merge_grad_weight(const PointwiseConvBackwardArgs& args, int64_t panel) {
   using A = Accumulator<T>;
@@ -136,18 +130,11 @@ inline void merge_grad_weight(const PointwiseConvBackwardArgs& args, int64_t pan
 }
 
 inline void merge_input_sums(const PointwiseConvBackwardArgs& args, int64_t index) {
-  const int64_t channels = args.shape.in_channels;
-  const Range part = chunk(index, kChannelsPerMerge, channels);
-  const int64_t ranges = grad_input_partition(args).ranges;
+  const Range part = chunk(index, kChannelsPerMerge, args.shape.in_channels);
   dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
-    const PointwiseBackwardWorkspace<A> from(args);
-    for (int64_t c = part.begin; c < part.end; ++c) {
-      static_cast<A*>(args.grad_sum)[c] =
-          static_cast<A>(merge_sum(from.grad_sum + c, ranges, channels));
-      static_cast<A*>(args.grad_dot)[c] =
-          static_cast<A>(merge_sum(from.grad_dot + c, ranges, channels));
-    }
+    const PartialSums sums = PointwiseBackwardWorkspace<A>(args).input_sums;
+    for (int64_t c = part.begin; c < part.end; ++c) sums.merge<A>(c, args.grad_sum, args.grad_dot);
   });
 }
 

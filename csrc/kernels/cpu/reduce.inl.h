@@ -62,5 +62,32 @@ inline double merge_sum(const E* partials, int64_t count, int64_t stride) {
   return total;
 }
 
+// Two sums of every channel, one of each for every item: [partials, C].
+struct PartialSums {
+  double* first;
+  double* second;
+  int64_t partials, channels;
+
+  // Writes one item's sums of `count` channels, the first of which is `channel`.
+  template <typename A>
+  void put(ChannelSums<A>& sums, int64_t partial, int64_t channel, int64_t count) const {
+    sums.end_run();
+    const int64_t at = partial * channels + channel;
+    for (int64_t c = 0; c < count; ++c) {
+      first[at + c] = sums.total_first[c];
+      second[at + c] = sums.total_second[c];
+    }
+  }
+
+  // Adds up all items' into a channel of [C] each.
+  template <typename A>
+  void merge(int64_t channel, void* total_first, void* total_second) const {
+    static_cast<A*>(total_first)[channel] =
+        static_cast<A>(merge_sum(first + channel, partials, channels));
+    static_cast<A*>(total_second)[channel] =
+        static_cast<A>(merge_sum(second + channel, partials, channels));
+  }
+};
+
 }  // namespace
 }  // namespace mobilenet_ext::cpu
