@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from . import fake, functional, nn  # noqa: F401  (fake only registers shapes of the ops)
+from . import fake, flops, functional, nn  # noqa: F401  (the first two only register)
 from .config import show_config
 from .fused_model import FusedMobileNet
 from .fusion import fuse, unfuse

@@ -28,9 +28,14 @@ from .batch_norm import (
     batch_affine,
     running_affine,
 )
-from .double_backward import is_recorded, recorded_bn_relu, recorded_depthwise
+from .double_backward import (
+    is_recorded,
+    recorded_bn_relu,
+    recorded_depthwise,
+    recorded_pointwise,
+)
 from .geometry import Unit
-from .pointwise import RawMap
+from .pointwise import RawMap, pointwise_backward, pointwise_forward
 
 _ops = torch.ops.mobilenet_ext
 
@@ -202,6 +207,45 @@ class DepthwiseConvBNReLU(Function):
             None,
             *gradients.of_parameters(need_gamma, need_beta),
             *(None, None),
+        )
+
+
+class PointwiseConv(Function):
+    """A pointwise convolution by itself: output, then its mean and variance if counted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, statistics: bool
+    ) -> tuple[Tensor | None, ...]:
+        """Multiply; nothing is normalised on the way."""
+        ctx.save_for_backward(input, weight)
+        result = pointwise_forward(input, weight, Affine(), 0, statistics)
+        mark_statistics(ctx, *result[1:])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        """Gradients for (input, weight, statistics)."""
+        if grad_output is None:
+            return (None,) * 3
+        if is_recorded():
+            return recorded_pointwise(ctx, grad_output)
+        need_input, need_weight, _ = ctx.needs_input_grad
+        input, weight = ctx.saved_tensors
+        gradients = pointwise_backward(
+            grad_output,
+            input,
+            weight,
+            Affine(),
+            0,
+            need_input=need_input,
+            need_weight=need_weight,
+            need_sums=False,
+        )
+        return (
+            gradients.input if need_input else None,
+            gradients.weight if need_weight else None,
+            None,
         )
 
 

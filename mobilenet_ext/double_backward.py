@@ -46,7 +46,7 @@ def recorded_bn_relu(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]
 
 
 def recorded_pointwise(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of block.PointwiseConv."""
+    """Gradients of autograd.PointwiseConv."""
     needs = ctx.needs_input_grad[:2]
     return *_gradients(F.conv2d, ctx.saved_tensors, needs, grad_output), None
 

@@ -1,4 +1,4 @@
-"""Shapes, dtypes and strides of every op, for torch.compile and torch.export, and FLOP counts.
+"""Shapes, dtypes and strides of every op, for torch.compile and torch.export.
 
 Maps come out dense in the memory format of the op's `input`. What was not asked for is an
 empty tensor of shape [0].
@@ -7,13 +7,11 @@ empty tensor of shape [0].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.library import register_fake
-from torch.utils.flop_counter import register_flop_formula
 
 from . import _library  # noqa: F401  (it defines the ops)
 from .batch_norm import vector_dtype
@@ -144,6 +142,82 @@ def pointwise_conv_backward(
     )
 
 
+@register_fake("mobilenet_ext::separable_conv")
+def separable_conv(
+    input: Tensor,
+    input_mean: Tensor,
+    input_var: Tensor,
+    input_bn_weight: Tensor | None,
+    input_bn_bias: Tensor | None,
+    input_eps: float,
+    input_activation: int,
+    input_of_batch: bool,
+    depthwise_weight: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    eps: float,
+    activation: int,
+    pointwise_weight: Tensor,
+    statistics: bool,
+    *geometry: int,
+) -> tuple[Tensor, ...]:
+    of_batch, nothing = running_mean is None, (None, None, 0)
+    raw, mean, _ = depthwise_conv(input, depthwise_weight, *nothing, *nothing, of_batch, *geometry)
+    output = pointwise_conv(raw, pointwise_weight, *nothing, *nothing, statistics)
+    channels = raw.shape[1]
+    scale, shift, invstd = (_vector(raw, channels) for _ in range(3))
+    unbiased_var = _vector(raw, channels if of_batch else 0)
+    of_input = [_vector(input, channels) for _ in range(3)]
+    of_input.append(_vector(input, channels if input_of_batch else 0))
+    return *output, raw, scale, shift, mean, invstd, unbiased_var, *of_input
+
+
+@register_fake("mobilenet_ext::separable_conv_backward")
+def separable_conv_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    raw: Tensor,
+    depthwise_weight: Tensor,
+    pointwise_weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    mean: Tensor,
+    invstd: Tensor,
+    activation: int,
+    of_batch: bool,
+    input_scale: Tensor,
+    input_shift: Tensor,
+    input_mean: Tensor,
+    input_invstd: Tensor,
+    input_activation: int,
+    input_of_batch: bool,
+    stride: int,
+    pad_left: int,
+    pad_right: int,
+    pad_top: int,
+    pad_bottom: int,
+    dilation: int,
+    need_input: bool,
+    need_depthwise_weight: bool,
+    need_pointwise_weight: bool,
+    need_bn: bool,
+    need_input_bn: bool,
+) -> tuple[Tensor, ...]:
+    need_map = need_input or need_input_bn
+    need_sums = need_bn or (of_batch and (need_map or need_depthwise_weight))
+    channels = input.shape[1]
+    sums = [_vector(input, channels if needed else 0) for needed in (need_sums, need_map) * 2]
+    return (
+        _map(input, input.shape) if need_input else input.new_empty(0),
+        input.new_empty(depthwise_weight.shape if need_depthwise_weight else 0),
+        input.new_empty(pointwise_weight.shape if need_pointwise_weight else 0),
+        *(sums[0], sums[2]),
+        *(sums[1], sums[3]),
+    )
+
+
 @register_fake("mobilenet_ext::batch_norm_statistics")
 def batch_norm_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
     return _vector(input, input.shape[1]), _vector(input, input.shape[1])
@@ -201,68 +275,3 @@ def mobilenet(
     activation: int,
 ) -> Tensor:
     return input.new_empty(input.shape[0], outputs)
-
-
-@register_flop_formula(torch.ops.mobilenet_ext.depthwise_conv)
-def depthwise_conv_flop(
-    input_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    *args: object,
-    out_shape: tuple[Sequence[int], ...],
-    **kwargs: object,
-) -> int:
-    """Two a tap and output value, as torch counts convolutions."""
-    return 2 * prod(out_shape[0]) * prod(weight_shape[2:])
-
-
-@register_flop_formula(torch.ops.mobilenet_ext.depthwise_conv_backward)
-def depthwise_conv_backward_flop(
-    grad_output_shape: Sequence[int], *args: object, out_shape: object = None, **kwargs: object
-) -> int:
-    """Count the forward once for each gradient asked for."""
-    weight_shape, needs = args[8], args[-2:]
-    assert isinstance(weight_shape, Sequence)
-    return 2 * prod(grad_output_shape) * prod(weight_shape[2:]) * sum(map(bool, needs))
-
-
-@register_flop_formula(torch.ops.mobilenet_ext.pointwise_conv)
-def pointwise_conv_flop(
-    input_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    *args: object,
-    out_shape: tuple[Sequence[int], ...],
-    **kwargs: object,
-) -> int:
-    """Two an element of the weight and pixel."""
-    return 2 * prod(out_shape[0]) * weight_shape[1]
-
-
-@register_flop_formula(torch.ops.mobilenet_ext.pointwise_conv_backward)
-def pointwise_conv_backward_flop(
-    grad_output_shape: Sequence[int], *args: object, out_shape: object = None, **kwargs: object
-) -> int:
-    """Count the forward once for each gradient asked for."""
-    weight_shape, needs = args[8], args[-2:]
-    assert isinstance(weight_shape, Sequence)
-    return 2 * prod(grad_output_shape) * weight_shape[1] * sum(map(bool, needs))
-
-
-@register_flop_formula(torch.ops.mobilenet_ext.mobilenet, get_raw=True)
-def mobilenet_flop(
-    input: Tensor,
-    weight: Tensor,
-    layers: Tensor,
-    outputs: int,
-    has_classifier: bool,
-    *args: object,
-    out_val: object = None,
-    **kwargs: object,
-) -> int:
-    """Count the convolutions and the classifier, as for the layers one by one."""
-    batch, _, height, width = input.shape
-    macs, channels = 0, 0
-    for index, (before, channels, stride, *pads) in enumerate(layers.tolist()):
-        height = (height + pads[2] + pads[3] - 3) // stride + 1
-        width = (width + pads[0] + pads[1] - 3) // stride + 1
-        macs += height * width * before * (9 * channels if index == 0 else 9 + channels)
-    return 2 * batch * (macs + channels * outputs * has_classifier)

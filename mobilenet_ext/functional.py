@@ -211,7 +211,7 @@ def pointwise_conv(input: Tensor, weight: Tensor, *, statistics: bool = False) -
     if not device_has_kernels(input.device):
         return RawMap(F.conv2d(input, weight))
     if needs_grad(input, weight):
-        return RawMap(*block.PointwiseConv.apply(input, weight, statistics))
+        return RawMap(*autograd.PointwiseConv.apply(input, weight, statistics))
     return pointwise_forward(input, weight, Affine(), 0, statistics)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .batch_norm import Affine
 
 _ops = torch.ops.mobilenet_ext
-_DEVICES_WITH_OP = {"cpu"}
+DEVICES_WITH_OP = {"cpu"}
 
 
 class RawMap(NamedTuple):
@@ -46,7 +46,7 @@ def pointwise_forward(
     input: Tensor, weight: Tensor, bn: Affine, activation: int, statistics: bool
 ) -> RawMap:
     """Multiply act(bn(input)) with the weight [C', C, 1, 1]."""
-    if input.device.type in _DEVICES_WITH_OP:
+    if input.device.type in DEVICES_WITH_OP:
         prologue, no_epilogue = (bn.scale, bn.shift, activation), (None, None, 0)
         output, mean, var = _ops.pointwise_conv(input, weight, *prologue, *no_epilogue, statistics)
         return RawMap(output, mean, var) if statistics else RawMap(output)
@@ -70,7 +70,7 @@ def pointwise_backward(
 
     The sums are BatchNorm's: of dy and of dy * (input - mean), dy the gradient of bn(input).
     """
-    if input.device.type in _DEVICES_WITH_OP:
+    if input.device.type in DEVICES_WITH_OP:
         grad_input, grad_weight, *sums = _ops.pointwise_conv_backward(
             grad_output,
             *(None, None, None, 0),

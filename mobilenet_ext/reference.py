@@ -1,7 +1,7 @@
 """The units in stock PyTorch, as anybody would write them.
 
 Their specification, and the fallback for what the kernels do not take; the ops are
-in reference_ops.py. Tensors are [N, C, H, W], vectors [C]. Convolutions run in the input's dtype,
+in reference_ops. Tensors are [N, C, H, W], vectors [C]. Convolutions run in the input's dtype,
 everything about BatchNorm in float32 (float64 for float64), and any depth multiplier is taken.
 """
 

@@ -1,5 +1,6 @@
 """Arguments for the ops, made from a case, and what the ops must return for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,11 @@ from cases import ACTIVATIONS, ConvCase, make_tensor, make_vector, make_weight
 from torch import Tensor
 
 GEOMETRY = ("stride", "pad_left", "pad_right", "pad_top", "pad_bottom", "dilation")
+
+
+BLOCK_NEEDS = (
+    "need_input", "need_depthwise_weight", "need_pointwise_weight", "need_bn", "need_input_bn",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,80 @@ def make_backward_sample(
         "need_grad_weight": need_grad_weight,
     }
     return BackwardSample(case, dtype, arguments, before, after)
+
+
+def block_arguments(
+    case: ConvCase, dtype: torch.dtype = torch.float32, *, of_batch: bool = True
+) -> dict[str, Any]:
+    """Keyword arguments of `torch.ops.mobilenet_ext.separable_conv`.
+
+    `of_batch`: both BatchNorms normalise with the batch's statistics, and the output's are wanted;
+    not of a single value.
+    """
+    channels = case.channels
+    of_batch = of_batch and case.batch * case.height * case.width > 1
+    vector = {
+        name: make_vector(channels, 0.5, 2.0, dtype)
+        for name in ("mean", "var", "weight", "bias", "running_mean", "running_var")
+    }
+    return {
+        "input": make_tensor(case.shape, case.layout, dtype),
+        "input_mean": vector["mean"],
+        "input_var": vector["var"],
+        "input_bn_weight": vector["weight"] if of_batch else None,
+        "input_bn_bias": vector["bias"] if of_batch else None,
+        "input_eps": 1e-3,
+        "input_activation": case.code,
+        "input_of_batch": of_batch,
+        "depthwise_weight": make_weight(case, dtype),
+        "running_mean": None if of_batch else vector["running_mean"],
+        "running_var": None if of_batch else vector["running_var"],
+        "bn_weight": vector["bias"] if of_batch else None,
+        "bn_bias": vector["weight"] if of_batch else None,
+        "eps": 1e-5,
+        "activation": case.code,
+        "pointwise_weight": make_tensor((channels + 3, channels, 1, 1), "contiguous", dtype),
+        "statistics": of_batch,
+        **geometry_arguments(case),
+    }
+
+
+def block_backward_arguments(
+    case: ConvCase,
+    dtype: torch.dtype = torch.float32,
+    *,
+    of_batch: bool = True,
+    needs: Sequence[bool] = (True,) * 5,
+) -> dict[str, Any]:
+    """Keyword arguments of `torch.ops.mobilenet_ext.separable_conv_backward`."""
+    x, weight = make_tensor(case.shape, case.layout, dtype), make_weight(case, dtype)
+    batch, channels, *size = oracle.convolution(x, weight, case).shape
+    bn, input_bn = (
+        {name: make_vector(channels, 0.5, 2.0, dtype) for name in ("mean", "invstd")}
+        | make_map(channels, dtype, case.activation).arguments("bn")
+        for _ in range(2)
+    )
+    return {
+        "grad_output": make_tensor((batch, channels + 3, *size), case.grad_layout, dtype),
+        "input": x,
+        "raw": make_tensor((batch, channels, *size), _layout_of_output(case), dtype),
+        "depthwise_weight": weight,
+        "pointwise_weight": make_tensor((channels + 3, channels, 1, 1), "contiguous", dtype),
+        "scale": bn["bn_scale"],
+        "shift": bn["bn_shift"],
+        "mean": bn["mean"],
+        "invstd": bn["invstd"],
+        "activation": case.code,
+        "of_batch": of_batch,
+        "input_scale": input_bn["bn_scale"],
+        "input_shift": input_bn["bn_shift"],
+        "input_mean": input_bn["mean"],
+        "input_invstd": input_bn["invstd"],
+        "input_activation": case.code,
+        "input_of_batch": of_batch,
+        **geometry_arguments(case),
+        **dict(zip(BLOCK_NEEDS, needs, strict=True)),
+    }
 
 
 def _layout_of_output(case: ConvCase) -> str:

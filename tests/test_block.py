@@ -17,7 +17,7 @@ from test_functional import (
 )
 from torch import Tensor
 
-from mobilenet_ext import functional
+from mobilenet_ext import block, functional
 from mobilenet_ext.functional import BatchNorm, RawMap
 
 
@@ -73,6 +73,16 @@ def test_block_unit(case: ConvCase, training: bool) -> None:
     check_block(case, torch.float32, training=training)
 
 
+@over_cases(HOSTILE_CASES)
+@over_modes
+def test_block_step_by_step(
+    case: ConvCase, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a process group, and on devices that have no op for a whole block."""
+    monkeypatch.setattr(block, "is_one_op", lambda *_: False)
+    check_block(case, torch.float32, training=training)
+
+
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
 def test_running_statistics_of_both_batch_norms(grad: bool) -> None:
     """The variance unbiased, by `momentum`, in place, with or without autograd."""
@@ -110,12 +120,17 @@ def test_batch_norm_without_parameters_or_running_statistics() -> None:
     )
 
 
+@pytest.mark.parametrize("one_op", [True, False], ids=["one_op", "step_by_step"])
 @over_modes
 @pytest.mark.parametrize(
     "wanted", [(0,), (1,), (2,), (3,), (4,), (5,), (6,), (0, 6), (1, 2), (0, 1), (2, 3)]
 )
-def test_each_subset_of_gradients(wanted: tuple[int, ...], training: bool) -> None:
+def test_each_subset_of_gradients(
+    wanted: tuple[int, ...], training: bool, one_op: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A gradient does not depend on which others are asked for; the others stay None."""
+    if not one_op:
+        monkeypatch.setattr(block, "is_one_op", lambda *_: False)
     case = case_named("stride_2_odd_map")
     input_bn, bn = (make_batch_norm(case.channels, training=training) for _ in range(2))
     x, weight = make_tensor(case.shape), make_weight(case)

@@ -7,7 +7,13 @@ import pytest
 import torch
 from cases import ConvCase, case_named, make_tensor, make_vector, over_cases, vector_dtype
 from implementations import Ops
-from samples import forward_arguments, make_backward_sample, make_map
+from samples import (
+    block_arguments,
+    block_backward_arguments,
+    forward_arguments,
+    make_backward_sample,
+    make_map,
+)
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.library import opcheck
@@ -21,6 +27,8 @@ OP_NAMES = (
     "depthwise_conv_backward",
     "pointwise_conv",
     "pointwise_conv_backward",
+    "separable_conv",
+    "separable_conv_backward",
     "batch_norm_statistics",
     "scale_shift_act",
     "scale_shift_act_backward_reduce",
@@ -76,6 +84,10 @@ def arguments_of(name: str, case: ConvCase, dtype: torch.dtype = torch.float32) 
         return forward_arguments(case, dtype, prologue=prologue, statistics=True)
     if name in ("depthwise_conv_backward", "pointwise_conv_backward"):
         return make_backward_sample(case, dtype).arguments
+    if name == "separable_conv":
+        return block_arguments(case, dtype)
+    if name == "separable_conv_backward":
+        return block_backward_arguments(case, dtype)
     if name in VECTOR_OPS:
         return vector_arguments(name, case.channels, vector_dtype(dtype))
     return element_wise_arguments(name, case, dtype)
@@ -123,6 +135,15 @@ def test_opcheck_without_optional_arguments(options: dict[str, bool]) -> None:
     opcheck(ops.depthwise_conv_backward.default, (), sample.arguments)
 
 
+@pytest.mark.parametrize("wanted", range(5))
+def test_opcheck_of_a_block_that_is_asked_for_little(wanted: int) -> None:
+    case = case_named("channels_9")
+    opcheck(ops.separable_conv.default, (), block_arguments(case, of_batch=False))
+    needs = [need == wanted for need in range(5)]
+    arguments = block_backward_arguments(case, of_batch=False, needs=needs)
+    opcheck(ops.separable_conv_backward.default, (), arguments)
+
+
 def test_opcheck_of_vectors_without_optional_arguments() -> None:
     arguments = vector_arguments("batch_norm_affine", 9, torch.float32)
     arguments |= {"weight": None, "bias": None, "count": 0}
@@ -162,7 +183,7 @@ def test_memory_format_follows_the_input(ops: Ops, name: str, case: ConvCase) ->
 
 @over_ops
 def test_reference_computes_the_same(name: str) -> None:
-    """reference_ops.py has the readable twin of every op: same arguments, same results."""
+    """reference_ops has the readable twin of every op: same arguments, same results."""
     case = replace(case_named("stride_2_odd_map"), activation="relu6")
     arguments = arguments_of(name, case, torch.float64)
     schema = getattr(ops, name).default._schema

@@ -33,16 +33,18 @@ class ThreadScratch {
   int64_t bytes_ = 0;
 };
 
-// How far a phase has come. Whoever is free takes the next item; nobody counts on the others to
+// How far a phase has come. Whoever is free takes the next items; nobody counts on the others to
 // come, so that a phase also ends when the pool lends fewer threads than were asked for.
 struct alignas(cpu::kAlignment) PhaseProgress {
   std::atomic<int64_t> taken{0}, done{0};
 
+  // Runs items until none are left to take, `most` at once, and waits for those of other threads.
   template <typename F>
-  void share(int64_t items, F run) {
-    for (int64_t i = taken++; i < items; i = taken++) {
-      run(i);
-      ++done;
+  void share(int64_t items, int64_t most, F run) {
+    for (int64_t i = (taken += most) - most; i < items; i = (taken += most) - most) {
+      const int64_t end = std::min(i + most, items);
+      run(i, end);
+      done += end - i;
     }
     for (int spins = 0; done.load(std::memory_order_acquire) < items; ++spins) {
       if (spins > kSpins) std::this_thread::yield();
@@ -62,25 +64,37 @@ struct Cpu {
     run_program(cpu::kernels().mobilenet, args);
   }
 
+  // Workspace and scratch stay with their threads: memory that is mapped, and often in a cache.
   template <typename Args>
-  static void run(Args args, const Tensor& like) {
+  static void run(Args args, const Tensor&) {
+    static thread_local ThreadScratch workspace;
     const cpu::Op<Args>& op = op_for(args);
-    const int64_t bytes = op.workspace_bytes(args);
-    const Tensor workspace = empty_vector(like, ScalarType::Byte, bytes);
-    args.workspace = workspace.mutable_data_ptr();
-    const int64_t scratch_bytes = op.scratch_bytes(args);
-    for (const cpu::Phase<Args>& phase : op.phases) {
-      const int64_t items = phase.items ? phase.items(args) : 0;
-      if (items == 0) continue;
-      torch::stable::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
-        static thread_local ThreadScratch scratch;
-        phase.run(args, begin, end, scratch.at_least(scratch_bytes));
-      });
+    args.workspace = workspace.at_least(op.workspace_bytes(args));
+    int64_t items[cpu::kMaxPhases], most = 1;
+    for (int p = 0; p < cpu::kMaxPhases; ++p) {
+      items[p] = op.phases[p].items ? op.phases[p].items(args) : 0;
+      most = std::max(most, items[p]);
     }
+    const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), most);
+    const int64_t scratch_bytes = op.scratch_bytes(args);
+    PhaseProgress progress[cpu::kMaxPhases];
+    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+      static thread_local ThreadScratch memory;
+      void* scratch = memory.at_least(scratch_bytes);
+      for (int p = 0; p < cpu::kMaxPhases; ++p) {
+        const int64_t at_once = std::max<int64_t>(1, items[p] / (kSharesPerThread * threads));
+        progress[p].share(items[p], at_once, [&](int64_t begin, int64_t end) {
+          op.phases[p].run(args, begin, end, scratch);
+        });
+      }
+    });
   }
 
  private:
-  // Many phases in one parallel region: threads wake once. Maps stay with the calling thread.
+  // Threads that were woken late leave some of their share to the others.
+  static constexpr int64_t kSharesPerThread = 4;
+
+  // Maps stay with the calling thread.
   template <typename Args>
   static void run_program(const cpu::Program<Args>& program, Args args) {
     static thread_local ThreadScratch workspace;
@@ -93,8 +107,9 @@ struct Cpu {
       static thread_local ThreadScratch memory;
       void* scratch = memory.at_least(scratch_bytes);
       for (int64_t phase = 0; phase < phases; ++phase) {
-        progress[phase].share(program.items(args, phase),
-                              [&](int64_t item) { program.run(args, phase, item, scratch); });
+        progress[phase].share(program.items(args, phase), 1, [&](int64_t item, int64_t) {
+          program.run(args, phase, item, scratch);
+        });
       }
     });
   }

@@ -8,7 +8,7 @@ namespace mobilenet_ext::cpu {
 namespace {
 
 // An item of this many elements runs for some 20 us, against 2-5 us to wake a thread.
-constexpr int64_t kItemElements = 64 * 1024;
+constexpr int64_t kItemElements = 16 * 1024;
 // Bounds the memory of partial sums and still feeds a large server.
 constexpr int64_t kMaxItems = 128;
 // A cache line of floats; a multiple of every vector's lanes.
