@@ -1,44 +1,52 @@
-"""The block that MobileNet trains with: everything between two raw pointwise outputs.
+"""A block, everything between two raw pointwise outputs, as autograd sees it, step by step.
 
     raw0 -> input_bn, act -> depthwise -> raw1 -> bn, act -> pointwise -> raw2
 
 Each convolution normalises on load and counts statistics on store, so that raw outputs are the
-only maps written, and raw0 and raw1 the only ones saved. On a CPU the block is one op, and so is
-its backward; where the statistics of other ranks have to come in between, and on other devices, it
-goes step by step (block_steps.py).
+only maps written, and raw0 and raw1 the only ones saved. The backward comes with the gradient of
+raw2 and leaves with that of raw0; what passes between the two convolutions is the gradient dy of
+bn's output and its two sums.
+
+Between the steps ranks share statistics, and matrices are multiplied by the device's library. Where
+neither is wanted, on a CPU, chain.py does the same in one op.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from . import block_steps
-from .autograd import mark_statistics
-from .batch_norm import Affine, BatchNorm, Statistics, Vectors, vector_dtype
-from .block_steps import Block, BlockForward, BlockGradients
+from .autograd import Gradients, gradients_of, mark_statistics, normalise
+from .batch_norm import Affine, BatchNorm, Options, Statistics, Vectors
 from .dispatch import needs_grad
 from .double_backward import is_recorded, recorded_block
 from .geometry import Conv
-from .pointwise import DEVICES_WITH_OP, RawMap
+from .pointwise import PointwiseGradients, RawMap, pointwise_backward, pointwise_forward
 
 _ops = torch.ops.mobilenet_ext
 
 
-def is_one_op(input: RawMap, block: Block) -> bool:
-    """Tell whether the block runs as one op.
+class Block(NamedTuple):
+    """What is not a tensor in a block; `statistics`: whether to count its output's."""
 
-    A single image may have one value per channel, or none: the steps tell what torch does then.
-    """
-    return (
-        input.tensor.device.type in DEVICES_WITH_OP
-        and input.tensor.shape[0] > 1
-        and block.input_bn.process_group is None
-        and block.bn.process_group is None
-    )
+    conv: Conv
+    input_bn: Options
+    bn: Options
+    statistics: bool
+
+
+class BlockForward(NamedTuple):
+    """What a block computed on its way."""
+
+    output: RawMap
+    raw: Tensor
+    bn: Affine
+    input_bn: Affine
+    statistics: Statistics
+    input_statistics: Statistics
 
 
 def block_forward(
@@ -49,75 +57,21 @@ def block_forward(
     input_vectors: Vectors,
 ) -> BlockForward:
     """Compute pointwise(act(bn(depthwise(act(input_bn(input)))))) and keep the raw outputs."""
-    if not is_one_op(input, block):
-        return block_steps.forward(input, weights, block, vectors, input_vectors)
-    x, input_bn, bn = input.tensor, block.input_bn, block.bn
-    dtype = vector_dtype(x)
-    vectors, input_vectors = vectors.to(dtype), input_vectors.to(dtype)
-    input_of_batch = input_vectors.mean is None
-    moments = input_vectors[2:]
-    if input_of_batch:
-        moments = input.statistics or _ops.batch_norm_statistics(x)
-    output, mean, var, raw, *applied = _ops.separable_conv(
-        x,
-        *moments,
-        *input_vectors[:2],
-        input_bn.eps,
-        input_bn.activation,
-        input_of_batch,
-        weights[0],
-        *vectors[2:],
-        *vectors[:2],
-        bn.eps,
-        bn.activation,
-        weights[1],
-        block.statistics,
+    depthwise_weight, pointwise_weight = weights
+    input_bn, input_statistics = normalise(
+        input.tensor, input_vectors, block.input_bn, input.statistics
+    )
+    raw, mean, var = _ops.depthwise_conv(
+        input.tensor,
+        depthwise_weight,
+        *(input_bn.scale, input_bn.shift, block.input_bn.activation),
+        *(None, None, 0),
+        vectors.mean is None,
         *block.conv,
     )
-    scale, shift, raw_mean, invstd, unbiased_var, input_scale, input_shift, *rest = applied
-    return BlockForward(
-        RawMap(output, mean, var) if block.statistics else RawMap(output),
-        raw,
-        Affine(scale, shift, raw_mean if vectors.mean is None else vectors.mean, invstd),
-        Affine(input_scale, input_shift, moments[0], rest[0]),
-        Statistics(raw_mean, unbiased_var) if vectors.mean is None else Statistics(),
-        Statistics(moments[0], rest[1]) if input_of_batch else Statistics(),
-    )
-
-
-def block_backward(
-    grad_output: Tensor,
-    maps: tuple[Tensor, Tensor],
-    weights: tuple[Tensor, Tensor],
-    block: Block,
-    bn: Affine,
-    input_bn: Affine,
-    of_batch: tuple[bool, bool],
-    needs: tuple[bool, ...],
-) -> BlockGradients:
-    """Gradients of what `needs` asks for, in the order of BlockGradients."""
-    input, raw = maps
-    if not is_one_op(RawMap(input), block):
-        return block_steps.backward(
-            grad_output, maps, weights, block, bn, input_bn, of_batch, needs
-        )
-    gradients = _ops.separable_conv_backward(
-        grad_output,
-        input,
-        raw,
-        *weights,
-        *bn[:4],
-        block.bn.activation,
-        of_batch[0],
-        *input_bn[:4],
-        block.input_bn.activation,
-        of_batch[1],
-        *block.conv,
-        *needs[:3],
-        needs[3] or needs[4],
-        needs[5] or needs[6],
-    )
-    return BlockGradients(*(x if need else None for x, need in zip(gradients, needs, strict=True)))
+    bn, statistics = normalise(raw, vectors, block.bn, (mean, var))
+    output = pointwise_forward(raw, pointwise_weight, bn, block.bn.activation, block.statistics)
+    return BlockForward(output, raw, bn, input_bn, statistics, input_statistics)
 
 
 class SeparableConv(Function):
@@ -166,27 +120,72 @@ class SeparableConv(Function):
             return recorded_block(ctx, grad_output)
 
         need_input, _, _, need_depthwise, need_pointwise, _, *need = ctx.needs_input_grad
+        need_bn, need_input_bn = need[:2], need[4:6]
         input, depthwise_weight, pointwise_weight, *saved = ctx.saved_tensors
-        gradients = block_backward(
+        vectors, input_vectors, raw = Vectors(*saved[:4]), Vectors(*saved[4:8]), saved[8]
+        bn, input_bn = Affine(*saved[9:14]), Affine(*saved[14:])
+        of_batch = vectors.mean is None
+        need_map = need_input or any(need_input_bn)
+        need_raw = need_map or need_depthwise
+
+        gradients, input_gradients = Gradients(), Gradients()
+        need_sums = any(need_bn) or (of_batch and need_raw)
+        dy = pointwise_backward(
             grad_output,
-            (input, saved[8]),
-            (depthwise_weight, pointwise_weight),
-            block,
-            Affine(*saved[9:14]),
-            Affine(*saved[14:]),
-            (saved[2] is None, saved[6] is None),
-            (need_input, need_depthwise, need_pointwise, *need[:2], *need[4:6]),
+            raw,
+            pointwise_weight,
+            bn,
+            block.bn.activation,
+            need_input=need_raw,
+            need_weight=need_pointwise,
+            need_sums=need_sums,
         )
+        if need_sums and dy.sums is not None:
+            gradients = gradients_of(raw, bn, block.bn, *dy.sums)
+        grad_input = grad_depthwise = None
+        if need_raw:
+            terms = (bn.scale, *gradients.raw_terms(of_batch))
+            saved_maps = (input, raw, depthwise_weight)
+            grad_input, grad_depthwise, *sums = _depthwise_backward(
+                dy, saved_maps, bn, terms, input_bn, block, (need_map, need_depthwise)
+            )
+            if need_map:
+                input_gradients = gradients_of(input, input_bn, block.input_bn, *sums)
+        if need_input:
+            terms = (input_bn.scale, *input_gradients.raw_terms(input_vectors.mean is None))
+            no_map = (None, None, 0)
+            grad_input = _ops.scale_shift_act_backward(grad_input, input, *no_map, *terms)
         return (
-            gradients.input,
+            grad_input if need_input else None,
             *(None, None),
-            *gradients[1:3],
+            grad_depthwise if need_depthwise else None,
+            dy.weight if need_pointwise else None,
             None,
-            *gradients[3:5],
+            *gradients.of_parameters(*need_bn),
             *(None, None),
-            *gradients[5:],
+            *input_gradients.of_parameters(*need_input_bn),
             *(None, None),
         )
+
+
+def _depthwise_backward(
+    dy: PointwiseGradients,
+    saved: tuple[Tensor, Tensor, Tensor],
+    bn: Affine,
+    terms: tuple[Tensor | None, ...],
+    input_bn: Affine,
+    block: Block,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor, ...]:
+    """Carry dy through bn and the depthwise convolution; `terms` are those of bn's backward."""
+    input, raw, weight = saved
+    mask = (None, None, 0) if dy.masked else (bn.scale, bn.shift, block.bn.activation)
+    mean = input_bn.mean if needs[0] else None
+    prologue = (input_bn.scale, input_bn.shift, mean, block.input_bn.activation)
+    results: tuple[Tensor, ...] = _ops.depthwise_conv_backward(
+        dy.input, raw, *mask, *terms, input, weight, *prologue, *block.conv, *needs
+    )
+    return results
 
 
 def run_block(

@@ -71,6 +71,31 @@ def recorded_block(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     return first, None, None, *gradients[:2], None, *gradients[2:]
 
 
+def recorded_chain(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of chain.SeparableConvs."""
+    plan = ctx.plan
+
+    def stock(x: Tensor, *tensors: Tensor | None) -> Tensor:
+        runs = (tensors[i : i + 10] for i in range(0, len(tensors), 10))
+        for run, conv, *norms in zip(runs, plan.convs, plan.input_bns, plan.bns, strict=True):
+            input_bn, bn = (
+                options.batch_norm(Vectors(*vectors)).arguments
+                for options, vectors in zip(norms, (run[2:6], run[6:]), strict=True)
+            )
+            depthwise_weight, weight = run[:2]
+            assert depthwise_weight is not None
+            assert weight is not None
+            raw = reference.conv2d(reference.bn_relu(x, **input_bn), depthwise_weight, conv)
+            x = F.conv2d(reference.bn_relu(raw, **bn), weight)
+        return x
+
+    need_input, _, _, _, *needs = ctx.needs_input_grad
+    tensors = ctx.saved_tensors[2 * len(plan.convs) :]
+    inputs = (ctx.saved_tensors[0], *tensors)
+    first, *gradients = _gradients(stock, inputs, (need_input, *needs), grad_output)
+    return first, None, None, None, *gradients
+
+
 def recorded_depthwise(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of autograd.DepthwiseConvBNReLU."""
 

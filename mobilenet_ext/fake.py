@@ -15,6 +15,7 @@ from torch.library import register_fake
 
 from . import _library  # noqa: F401  (it defines the ops)
 from .batch_norm import vector_dtype
+from .geometry import Conv
 
 
 def _map(like: Tensor, shape: Sequence[int]) -> Tensor:
@@ -47,13 +48,11 @@ def depthwise_conv(
     pad_bottom: int,
     dilation: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, channels, height, width = input.shape
-    reach = dilation * (weight.shape[2] - 1) + 1
-    out_height = (height + pad_top + pad_bottom - reach) // stride + 1
-    out_width = (width + pad_left + pad_right - reach) // stride + 1
+    batch, channels, *size = input.shape
+    conv = Conv(stride, pad_left, pad_right, pad_top, pad_bottom, dilation)
     count = channels if statistics else 0
     return (
-        _map(input, (batch, channels, out_height, out_width)),
+        _map(input, (batch, channels, *conv.output_size(size, weight.shape[2]))),
         _vector(input, count),
         _vector(input, count),
     )
@@ -142,80 +141,62 @@ def pointwise_conv_backward(
     )
 
 
-@register_fake("mobilenet_ext::separable_conv")
-def separable_conv(
+@register_fake("mobilenet_ext::separable_convs")
+def separable_convs(
     input: Tensor,
-    input_mean: Tensor,
-    input_var: Tensor,
-    input_bn_weight: Tensor | None,
-    input_bn_bias: Tensor | None,
-    input_eps: float,
-    input_activation: int,
-    input_of_batch: bool,
-    depthwise_weight: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    bn_weight: Tensor | None,
-    bn_bias: Tensor | None,
-    eps: float,
-    activation: int,
-    pointwise_weight: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    tensors: Sequence[Tensor | None],
+    eps: Sequence[float],
+    options: Sequence[int],
     statistics: bool,
-    *geometry: int,
-) -> tuple[Tensor, ...]:
-    of_batch, nothing = running_mean is None, (None, None, 0)
-    raw, mean, _ = depthwise_conv(input, depthwise_weight, *nothing, *nothing, of_batch, *geometry)
-    output = pointwise_conv(raw, pointwise_weight, *nothing, *nothing, statistics)
-    channels = raw.shape[1]
-    scale, shift, invstd = (_vector(raw, channels) for _ in range(3))
-    unbiased_var = _vector(raw, channels if of_batch else 0)
-    of_input = [_vector(input, channels) for _ in range(3)]
-    of_input.append(_vector(input, channels if input_of_batch else 0))
-    return *output, raw, scale, shift, mean, invstd, unbiased_var, *of_input
+) -> list[Tensor]:
+    results: list[Tensor] = []
+    blocks = len(eps) // 2
+    no_maps = (None, None, 0, None, None, 0)
+    for i in range(blocks):
+        depthwise_weight, weight, *norms = tensors[10 * i : 10 * i + 10]
+        assert depthwise_weight is not None
+        assert weight is not None
+        counts = statistics if i == blocks - 1 else tensors[10 * i + 14] is None
+        *conv, _, _ = options[8 * i : 8 * i + 8]
+        raw, raw_mean, _ = depthwise_conv(
+            input, depthwise_weight, *no_maps, norms[6] is None, *conv
+        )
+        results += (*pointwise_conv(raw, weight, *no_maps, counts), raw, raw_mean)
+        for x, running_mean in ((input, norms[2]), (raw, norms[6])):
+            channels = x.shape[1]
+            results += (_vector(x, channels) for _ in range(3))
+            results.append(_vector(x, channels if running_mean is None else 0))
+        input = results[13 * i]
+    return results
 
 
-@register_fake("mobilenet_ext::separable_conv_backward")
-def separable_conv_backward(
+@register_fake("mobilenet_ext::separable_convs_backward")
+def separable_convs_backward(
     grad_output: Tensor,
-    input: Tensor,
-    raw: Tensor,
-    depthwise_weight: Tensor,
-    pointwise_weight: Tensor,
-    scale: Tensor,
-    shift: Tensor,
-    mean: Tensor,
-    invstd: Tensor,
-    activation: int,
-    of_batch: bool,
-    input_scale: Tensor,
-    input_shift: Tensor,
-    input_mean: Tensor,
-    input_invstd: Tensor,
-    input_activation: int,
-    input_of_batch: bool,
-    stride: int,
-    pad_left: int,
-    pad_right: int,
-    pad_top: int,
-    pad_bottom: int,
-    dilation: int,
+    maps: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    vectors: Sequence[Tensor],
+    options: Sequence[int],
+    flags: Sequence[int],
     need_input: bool,
-    need_depthwise_weight: bool,
-    need_pointwise_weight: bool,
-    need_bn: bool,
-    need_input_bn: bool,
-) -> tuple[Tensor, ...]:
-    need_map = need_input or need_input_bn
-    need_sums = need_bn or (of_batch and (need_map or need_depthwise_weight))
-    channels = input.shape[1]
-    sums = [_vector(input, channels if needed else 0) for needed in (need_sums, need_map) * 2]
-    return (
-        _map(input, input.shape) if need_input else input.new_empty(0),
-        input.new_empty(depthwise_weight.shape if need_depthwise_weight else 0),
-        input.new_empty(pointwise_weight.shape if need_pointwise_weight else 0),
-        *(sums[0], sums[2]),
-        *(sums[1], sums[3]),
-    )
+) -> list[Tensor]:
+    input, need_dx = maps[0], need_input
+    results = [_map(input, input.shape) if need_input else input.new_empty(0)]
+    for i in range(len(maps) // 2):
+        input = maps[2 * i]
+        _, of_batch, *needs, need_input_bn, need_bn = flags[6 * i : 6 * i + 6]
+        need_norms = need_dx or need_input_bn
+        need_sums = need_bn or (of_batch and (need_norms or needs[0]))
+        results += (
+            input.new_empty(weight.shape if need else 0)
+            for weight, need in zip(weights[2 * i : 2 * i + 2], needs, strict=True)
+        )
+        for need in (need_norms, need_norms, need_sums, need_sums):
+            results.append(_vector(input, input.shape[1] if need else 0))
+        need_dx = need_dx or any((*needs, need_input_bn, need_bn))
+    return results
 
 
 @register_fake("mobilenet_ext::batch_norm_statistics")

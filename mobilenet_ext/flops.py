@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,30 +60,25 @@ def pointwise_conv_backward_flop(
     return 2 * prod(grad_output_shape) * weight_shape[1] * sum(map(bool, needs))
 
 
-@register_flop_formula(torch.ops.mobilenet_ext.separable_conv)
-def separable_conv_flop(
-    *args: object, out_shape: tuple[Sequence[int], ...], **kwargs: object
-) -> int:
-    """Both convolutions."""
-    depthwise_weight, pointwise_weight = args[8], args[15]
-    assert isinstance(depthwise_weight, Sequence)
-    assert isinstance(pointwise_weight, Sequence)
-    raw = prod(out_shape[3])
-    return 2 * raw * (prod(depthwise_weight[2:]) + pointwise_weight[0])
+@register_flop_formula(torch.ops.mobilenet_ext.separable_convs, get_raw=True)
+def separable_convs_flop(*args: Any, out_val: Sequence[Tensor], **kwargs: object) -> int:
+    """Both convolutions of each block."""
+    tensors, raws = args[3], out_val[3::13]
+    pairs = zip(raws, tensors[::10], tensors[1::10], strict=True)
+    return sum(2 * raw.numel() * _taps(depthwise, weight) for raw, depthwise, weight in pairs)
 
 
-@register_flop_formula(torch.ops.mobilenet_ext.separable_conv_backward)
-def separable_conv_backward_flop(*args: object, **kwargs: object) -> int:
-    """Count each convolution once for each gradient that is computed."""
-    raw, depthwise_weight, pointwise_weight = args[2:5]
-    assert isinstance(raw, Sequence)
-    assert isinstance(depthwise_weight, Sequence)
-    assert isinstance(pointwise_weight, Sequence)
-    need_input, need_depthwise, need_pointwise, need_bn, need_input_bn = map(bool, args[-5:])
-    need_map = need_input or need_input_bn
-    need_raw = need_map or need_depthwise or need_bn
-    depthwise = prod(depthwise_weight[2:]) * (need_map + need_depthwise)
-    return 2 * prod(raw) * (depthwise + pointwise_weight[0] * (need_raw + need_pointwise))
+@register_flop_formula(torch.ops.mobilenet_ext.separable_convs_backward, get_raw=True)
+def separable_convs_backward_flop(*args: Any, out_val: object = None, **kwargs: object) -> int:
+    """Count each convolution twice: a block in the middle of a network needs all gradients."""
+    _, maps, weights, *_ = args
+    pairs = zip(maps[1::2], weights[::2], weights[1::2], strict=True)
+    return sum(4 * raw.numel() * _taps(depthwise, weight) for raw, depthwise, weight in pairs)
+
+
+def _taps(depthwise_weight: Tensor, weight: Tensor) -> int:
+    """Multiply-adds for each value between a block's two convolutions."""
+    return prod(depthwise_weight.shape[2:]) + weight.shape[0]
 
 
 @register_flop_formula(torch.ops.mobilenet_ext.mobilenet, get_raw=True)

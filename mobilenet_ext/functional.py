@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import autograd, block, reference
+from . import autograd, reference
 from .batch_norm import Affine, BatchNorm
+from .chain import Link, run_chain
 from .checks import check_batch_norm, check_conv, check_map, check_pointwise
 from .dispatch import autocast, device_has_kernels, needs_grad, refuse_group, takes_kernels
 from .geometry import Padding, Unit, conv_geometry
@@ -111,7 +112,9 @@ def depthwise_conv_bn_relu(
             input, weight, stride=stride, padding=padding, dilation=dilation
         )
         return reference.bn_relu(raw, **bn.arguments)
-    unit = Unit(conv_geometry(input, weight.shape[2], stride, padding, dilation), bn.options)
+    unit = Unit(
+        conv_geometry(input.shape[2:], weight.shape[2], stride, padding, dilation), bn.options
+    )
     if needs_grad(input, weight, bn.weight, bn.bias):
         output, *update = autograd.DepthwiseConvBNReLU.apply(input, weight, unit, *bn.vectors)
     elif bn.training:
@@ -180,12 +183,11 @@ def bn_relu_separable_conv(
             z, weights[0], stride=stride, padding=padding, dilation=dilation
         )
         return RawMap(F.conv2d(reference.bn_relu(raw, **bn.arguments), weights[1]))
-    conv = conv_geometry(x, weights[0].shape[2], stride, padding, dilation)
-    output, moments, input_moments = block.run_block(
-        input._replace(tensor=x), weights, conv, input_bn, bn, statistics
-    )
-    bn.update(*moments)
-    input_bn.update(*input_moments)
+    conv = conv_geometry(x.shape[2:], weights[0].shape[2], stride, padding, dilation)
+    link = Link(*weights, conv, input_bn, bn)
+    output, (moments,) = run_chain(input._replace(tensor=x), [link], statistics)
+    bn.update(*moments.bn)
+    input_bn.update(*moments.input_bn)
     return output
 
 

@@ -9,15 +9,15 @@ Each bracket is one functional.bn_relu_separable_conv. Inference takes a FrozenM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from . import dispatch, functional, layers, nn
-from .batch_norm import BatchNorm, Statistics, update_running
-from .block import run_block
+from .batch_norm import update_running
+from .chain import Link, run_chain
 from .frozen_cache import FrozenCache
 from .model import MobileNet
 from .structure import Structure
@@ -60,45 +60,51 @@ class FusedMobileNet(MobileNet):
         """Last activated map [N, num_features, H', W'], or the list of maps if features_only."""
         self.check_input(input)
         input = input.contiguous(memory_format=torch.channels_last)
-        if self.features_only or not self._can_chain(input):
-            return super().forward_features(input)
-        return self._chain(input)
+        chain = None if self.features_only else self._chain_for(input)
+        return super().forward_features(input) if chain is None else self._run(chain, input)
 
-    def _chain(self, input: Tensor) -> Tensor:
-        """Run the units; only raw convolution outputs pass from one to the next."""
-        output = self.stem.conv(self.stem.pad(input))
+    def _run(self, chain: list[layers.ConvBNReLU], input: Tensor) -> Tensor:
+        """Run stem and blocks; only raw convolution outputs pass from one to the next."""
+        stem = chain[0]
+        output = stem.conv(stem.pad(input))
         raw = functional.RawMap(output.contiguous(memory_format=torch.channels_last))
-        bn = nn.read_batch_norm(self.stem.bn, self.stem.activation)
-        updates: list[tuple[BatchNorm, Statistics]] = []
-        autocast = dispatch.is_autocast_enabled(input.device)
-        for block in cast("list[nn.SeparableBlock]", self.blocks):
-            depthwise, pointwise = block.depthwise, block.pointwise
-            between = nn.read_batch_norm(depthwise.bn, depthwise.activation)
-            weights = (depthwise.conv.weight, pointwise.conv.weight)
-            if autocast:
-                weights = (dispatch.autocast(weights[0]), dispatch.autocast(weights[1]))
-            raw, *moments = run_block(
-                raw, weights, depthwise.geometry(raw.tensor), bn, between, pointwise.bn.training
-            )
-            updates += zip((between, bn), moments, strict=True)
-            bn = nn.read_batch_norm(pointwise.bn, pointwise.activation)
-        update_running(updates)
-        return nn.normalise(raw, bn)
+        nn.count_batch(*(layer.bn for layer in chain))
+        norms = [nn.read_batch_norm(layer.bn, layer.activation) for layer in chain]
+        weights = [cast("Tensor", layer.conv._parameters["weight"]) for layer in chain]
+        if dispatch.is_autocast_enabled(input.device):
+            weights = list(map(dispatch.autocast, weights))
+        links: list[Link] = []
+        size: Sequence[int] = output.shape[2:]
+        for i in range(1, len(chain), 2):
+            conv = chain[i].geometry(size)
+            size = conv.output_size(size, weights[i].shape[2])
+            links.append(Link(weights[i], weights[i + 1], conv, norms[i - 1], norms[i]))
+        raw, moments = run_chain(raw, links, norms[-1].training)
+        update_running(
+            (norm, statistics)
+            for link, both in zip(links, moments, strict=True)
+            for norm, statistics in zip((link.input_bn, link.bn), both, strict=True)
+        )
+        return nn.normalise(raw, norms[-1])
 
-    def _can_chain(self, input: Tensor) -> bool:
-        """Tell whether every layer is what it was built as and nobody listens inside."""
+    def _chain_for(self, input: Tensor) -> list[layers.ConvBNReLU] | None:
+        """Return the convolutions in order, if nobody has changed or listens to one of them."""
         if nn.is_exporting() or not dispatch.device_has_kernels(input.device):
-            return False
+            return None
         structure = self._current_structure()
-        if type(self.stem) is not nn.ConvBNReLU or not all(map(nn.is_intact, self.blocks)):
-            return False
-        convolutions = (x for x in structure.modules if isinstance(x, layers.ConvBNReLU))
-        return not structure.has_hooks() and all(map(nn.is_plain, convolutions))
+        chain = structure.layers
+        if chain is None or structure.has_hooks():
+            return None
+        return None if any(layer.conv.bias is not None for layer in chain) else chain
 
     def _current_structure(self) -> Structure:
         """Return the modules that this network is made of."""
         if self._structure is None or not self._structure.is_current():
             self._structure = Structure(self)
+            chain = [x for x in self._structure.modules if isinstance(x, layers.ConvBNReLU)]
+            is_whole = type(self.stem) is nn.ConvBNReLU and all(map(nn.is_intact, self.blocks))
+            if is_whole and all(map(nn.is_plain, chain)):
+                self._structure.layers = chain
         return self._structure
 
     def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
-
-import torch
 
 from .batch_norm import Options
 
@@ -27,6 +26,15 @@ class Conv(NamedTuple):
         """(left, right, top, bottom), as `torch.nn.functional.pad` takes it."""
         return self[1:5]
 
+    def output_size(self, size: Sequence[int], kernel_size: int) -> tuple[int, int]:
+        """Height and width of the output, from those of the input."""
+        reach = self.dilation * (kernel_size - 1) + 1
+        height, width = size
+        return (
+            (height + self.pad_top + self.pad_bottom - reach) // self.stride + 1,
+            (width + self.pad_left + self.pad_right - reach) // self.stride + 1,
+        )
+
 
 class Unit(NamedTuple):
     """What is not a tensor in a depthwise unit: geometry, and its BatchNorm."""
@@ -47,13 +55,13 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tup
 
 
 def conv_geometry(
-    input: torch.Tensor, kernel_size: int, stride: int, padding: Padding, dilation: int
+    size: Sequence[int], kernel_size: int, stride: int, padding: Padding, dilation: int
 ) -> Conv:
-    """Resolve a padding rule for an input [N, C, H, W]."""
+    """Resolve a padding rule for a map of a size (height, width)."""
     if isinstance(padding, int):
         pads = (padding, padding, padding, padding)
     elif padding == "same":
-        height, width = input.shape[2:]
+        height, width = size
         pads = (
             *same_padding(width, kernel_size, stride, dilation),
             *same_padding(height, kernel_size, stride, dilation),

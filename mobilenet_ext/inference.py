@@ -16,7 +16,7 @@ from . import dispatch, layers, reference_ops
 from .batch_norm import ACTIVATIONS, vector_dtype
 from .checks import require
 from .cuda_graphs import CudaGraphs
-from .geometry import Padding, conv_geometry
+from .geometry import Conv, Padding, conv_geometry
 from .model import FEATURE_BLOCKS, MobileNet
 from .nn import ConvBNReLU, is_intact
 from .packed_network import PackedNetwork
@@ -46,6 +46,11 @@ class FoldedConv(NamedTuple):
     padding: Padding
     dilation: int
     activation: str | None
+
+    def geometry(self, input: Tensor) -> Conv:
+        """Resolve the padding for an input [N, C, H, W]."""
+        rule = (self.kernel_size, self.stride, self.padding, self.dilation)
+        return conv_geometry(input.shape[2:], *rule)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> FoldedConv:
         """Apply what nn.Module.to applies; vectors of 16-bit weights stay float32."""
@@ -223,7 +228,7 @@ class FrozenMobileNet(Described, nn.Module):
 
     def _stock(self, x: Tensor, conv: FoldedConv, groups: int) -> Tensor:
         """act(conv(x)) by torch, in channels_last."""
-        geometry = conv_geometry(x, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        geometry = conv.geometry(x)
         padded = F.pad(x, geometry.padding) if any(geometry.padding) else x
         raw = F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, groups)
         return _activate(raw.contiguous(memory_format=torch.channels_last), conv.activation)
@@ -241,7 +246,7 @@ class FrozenMobileNet(Described, nn.Module):
             conv.shift,
             ACTIVATIONS[conv.activation],
             False,
-            *conv_geometry(x, conv.kernel_size, conv.stride, conv.padding, conv.dilation),
+            *conv.geometry(x),
         )
         return output
 

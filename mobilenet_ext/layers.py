@@ -6,6 +6,8 @@ convert_sync_batchnorm find what they expect. nn.py's classes only replace `forw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,18 +69,18 @@ class ConvBNReLU(nn.Module):
         )
         self.bn = nn.BatchNorm2d(out_channels, eps, momentum)
 
-    def geometry(self, input: Tensor) -> Conv:
-        """Resolve the padding for an input [N, C, H, W]."""
+    def geometry(self, size: Sequence[int]) -> Conv:
+        """Resolve the padding for a map of a size (height, width)."""
         conv = self.conv
         return conv_geometry(
-            input, conv.kernel_size[0], conv.stride[0], self.padding, conv.dilation[0]
+            size, conv.kernel_size[0], conv.stride[0], self.padding, conv.dilation[0]
         )
 
     def pad(self, input: Tensor) -> Tensor:
         """Add the zeros that `conv` does not add by itself."""
         if isinstance(self.padding, int):
             return input
-        return F.pad(input, self.geometry(input).padding)
+        return F.pad(input, self.geometry(input.shape[2:]).padding)
 
     def forward(self, input: Tensor) -> Tensor:
         """act(bn(conv(input)))."""

@@ -37,6 +37,7 @@ class ConvBNReLU(layers.ConvBNReLU):
         """act(bn(conv(input))), BatchNorm and activation by functional.bn_relu."""
         if not can_fuse(self, input):
             return super().forward(input)
+        count_batch(self.bn)
         bn = read_batch_norm(self.bn, self.activation)
         return normalise(functional.RawMap(self.conv(self.pad(input))), bn)
 
@@ -51,6 +52,7 @@ class DepthwiseConvBNReLU(layers.DepthwiseConvBNReLU):
         """act(bn(conv(input))) by functional.depthwise_conv_bn_relu, or through the children."""
         if not can_fuse(self, input):
             return super().forward(input)
+        count_batch(self.bn)
         conv, bn = self.conv, read_batch_norm(self.bn, self.activation)
         return functional.depthwise_conv_bn_relu(
             input,
@@ -77,6 +79,7 @@ class PointwiseConvBNReLU(layers.PointwiseConvBNReLU):
         """act(bn(conv(input))): a matrix product and functional.bn_relu, or the children."""
         if not can_fuse(self, input):
             return super().forward(input)
+        count_batch(self.bn)
         bn = read_batch_norm(self.bn, self.activation)
         raw = functional.pointwise_conv(input, self.conv.weight, statistics=bn.training)
         return normalise(raw, bn)
@@ -139,20 +142,31 @@ def is_intact(block: nn.Module) -> bool:
     )
 
 
+def count_batch(*norms: nn.modules.batchnorm._BatchNorm) -> None:
+    """Count a forward of BatchNorm modules, as torch does."""
+    counters = [
+        bn._buffers["num_batches_tracked"] for bn in norms if bn.training and bn.track_running_stats
+    ]
+    present = [counter for counter in counters if counter is not None]
+    if present:
+        torch._foreach_add_(present, 1)
+
+
 def read_batch_norm(bn: nn.modules.batchnorm._BatchNorm, activation: str | None) -> BatchNorm:
-    """Take a BatchNorm module's tensors and options for one forward, counting it as torch does."""
+    """Take a BatchNorm module's tensors and options for a forward that has been counted."""
+    parameters, buffers = bn._parameters, bn._buffers
+    mean, var = buffers["running_mean"], buffers["running_var"]
+    training, tracks = bn.training, bn.track_running_stats
     momentum: float | Tensor = 0.0 if bn.momentum is None else bn.momentum
-    tracks = not bn.training or bn.track_running_stats
-    if bn.training and bn.track_running_stats and bn.num_batches_tracked is not None:
-        bn.num_batches_tracked.add_(1)
-        if bn.momentum is None:
-            momentum = bn.num_batches_tracked.double().reciprocal()
+    if bn.momentum is None and training and tracks and bn.num_batches_tracked is not None:
+        momentum = bn.num_batches_tracked.double().reciprocal()
+    keeps = tracks or not training
     return BatchNorm(
-        bn.weight,
-        bn.bias,
-        bn.running_mean if tracks else None,
-        bn.running_var if tracks else None,
-        bn.training or (bn.running_mean is None and bn.running_var is None),
+        parameters["weight"],
+        parameters["bias"],
+        mean if keeps else None,
+        var if keeps else None,
+        training or (mean is None and var is None),
         momentum,
         bn.eps,
         activation,

@@ -94,12 +94,10 @@ class PackedNetwork:
 
     def _layers_for(self, size: torch.Size) -> Tensor:
         """List each layer's channels, stride and padding for inputs [N, *size]."""
-        rows, (channels, height, width) = [], size
+        channels, *rest = size
+        rows, map_size = [], tuple(rest)
         for (stride, padding), filters in zip(self._steps, self._filters, strict=True):
-            map = torch.empty(1, channels, height, width, device="meta")
-            left, right, top, bottom = conv_geometry(map, 3, stride, padding, 1).padding
-            rows.append([channels, filters, stride, left, right, top, bottom])
-            height = (height + top + bottom - 3) // stride + 1
-            width = (width + left + right - 3) // stride + 1
-            channels = filters
+            conv = conv_geometry(map_size, 3, stride, padding, 1)
+            rows.append([channels, filters, stride, *conv.padding])
+            map_size, channels = conv.output_size(map_size, 3), filters
         return torch.tensor(rows)

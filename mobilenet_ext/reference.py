@@ -20,7 +20,9 @@ def depthwise_conv(
     input: Tensor, weight: Tensor, *, stride: int = 1, padding: Padding = 1, dilation: int = 1
 ) -> Tensor:
     """Depthwise convolution with a padding rule; weight [C * multiplier, 1, K, K]."""
-    return conv2d(input, weight, conv_geometry(input, weight.shape[2], stride, padding, dilation))
+    return conv2d(
+        input, weight, conv_geometry(input.shape[2:], weight.shape[2], stride, padding, dilation)
+    )
 
 
 def bn_relu(

@@ -7,15 +7,20 @@ from typing import Any
 
 from torch import nn
 
+from .layers import ConvBNReLU
+
 
 class Structure:
     """The modules below a model, and their hooks."""
 
     def __init__(self, model: nn.Module) -> None:
         """Collect them as they are now."""
+        self.layers: list[ConvBNReLU] | None = None
+        """The convolutions in order, for a model that may run as a chain."""
         holders = [module._modules for module in model.modules() if module._modules]
         self._holders: list[dict[str, nn.Module | None]] = holders
         self._present = self._collect()
+        self._types = list(map(type, self._present))
         self.modules = [module for module in self._present if module is not None]
         self._hooks: list[dict[Any, Any]] = [
             hooks
@@ -29,8 +34,9 @@ class Structure:
         ]
 
     def is_current(self) -> bool:
-        """Tell whether the model is still made of the same modules."""
-        return self._collect() == self._present
+        """Tell whether the model is still made of the same modules, of the same types."""
+        present = self._collect()
+        return present == self._present and list(map(type, present)) == self._types
 
     def has_hooks(self) -> bool:
         """Tell whether calling any of the modules runs more than its forward."""

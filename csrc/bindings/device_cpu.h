@@ -82,7 +82,8 @@ struct Cpu {
       static thread_local ThreadScratch memory;
       void* scratch = memory.at_least(scratch_bytes);
       for (int p = 0; p < cpu::kMaxPhases; ++p) {
-        const int64_t at_once = std::max<int64_t>(1, items[p] / (kSharesPerThread * threads));
+        const int64_t shares = threads == 1 ? 1 : kSharesPerThread * threads;
+        const int64_t at_once = std::max<int64_t>(1, items[p] / shares);
         progress[p].share(items[p], at_once, [&](int64_t begin, int64_t end) {
           op.phases[p].run(args, begin, end, scratch);
         });

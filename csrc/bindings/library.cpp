@@ -6,7 +6,7 @@
 #include "bindings/device_cpu.h"
 #include "bindings/mobilenet.h"
 #include "bindings/pointwise_conv.h"
-#include "bindings/separable_conv.h"
+#include "bindings/separable_convs.h"
 
 namespace mobilenet_ext {
 
@@ -34,24 +34,11 @@ STABLE_TORCH_LIBRARY(mobilenet_ext, m) {
       "Tensor? input_mean, int input_activation, bool need_grad_input, bool need_grad_weight) "
       "-> (Tensor grad_input, Tensor grad_weight, Tensor grad_sum, Tensor grad_dot)");
   m.def(
-      "separable_conv(Tensor input, Tensor input_mean, Tensor input_var, Tensor? input_bn_weight, "
-      "Tensor? input_bn_bias, float input_eps, int input_activation, bool input_of_batch, "
-      "Tensor depthwise_weight, Tensor? running_mean, Tensor? running_var, Tensor? bn_weight, "
-      "Tensor? bn_bias, float eps, int activation, Tensor pointwise_weight, bool statistics, "
-      "int stride, int pad_left, int pad_right, int pad_top, int pad_bottom, int dilation) "
-      "-> (Tensor output, Tensor output_mean, Tensor output_var, Tensor raw, Tensor scale, "
-      "Tensor shift, Tensor mean, Tensor invstd, Tensor unbiased_var, Tensor input_scale, "
-      "Tensor input_shift, Tensor input_invstd, Tensor input_unbiased_var)");
+      "separable_convs(Tensor input, Tensor? mean, Tensor? var, Tensor?[] tensors, float[] eps, "
+      "int[] options, bool statistics) -> Tensor[]");
   m.def(
-      "separable_conv_backward(Tensor grad_output, Tensor input, Tensor raw, "
-      "Tensor depthwise_weight, Tensor pointwise_weight, Tensor scale, Tensor shift, Tensor mean, "
-      "Tensor invstd, int activation, bool of_batch, Tensor input_scale, Tensor input_shift, "
-      "Tensor input_mean, Tensor input_invstd, int input_activation, bool input_of_batch, "
-      "int stride, int pad_left, int pad_right, int pad_top, int pad_bottom, int dilation, "
-      "bool need_input, bool need_depthwise_weight, bool need_pointwise_weight, bool need_bn, "
-      "bool need_input_bn) -> (Tensor grad_input, Tensor grad_depthwise_weight, "
-      "Tensor grad_pointwise_weight, Tensor grad_bn_weight, Tensor grad_bn_bias, "
-      "Tensor grad_input_bn_weight, Tensor grad_input_bn_bias)");
+      "separable_convs_backward(Tensor grad_output, Tensor[] maps, Tensor[] weights, "
+      "Tensor[] vectors, int[] options, int[] flags, bool need_input) -> Tensor[]");
   m.def("batch_norm_statistics(Tensor input) -> (Tensor mean, Tensor var)");
   m.def("scale_shift_act(Tensor input, Tensor scale, Tensor shift, int activation) -> Tensor");
   m.def(
@@ -76,8 +63,8 @@ STABLE_TORCH_LIBRARY_IMPL(mobilenet_ext, CPU, m) {
   m.impl("depthwise_conv_backward", TORCH_BOX(&depthwise_conv_backward<Cpu>));
   m.impl("pointwise_conv", TORCH_BOX(&pointwise_conv<Cpu>));
   m.impl("pointwise_conv_backward", TORCH_BOX(&pointwise_conv_backward<Cpu>));
-  m.impl("separable_conv", TORCH_BOX(&separable_conv<Cpu>));
-  m.impl("separable_conv_backward", TORCH_BOX(&separable_conv_backward<Cpu>));
+  m.impl("separable_convs", TORCH_BOX(&separable_convs<Cpu>));
+  m.impl("separable_convs_backward", TORCH_BOX(&separable_convs_backward<Cpu>));
   m.impl("batch_norm_statistics", TORCH_BOX(&batch_norm_statistics<Cpu>));
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Cpu>));
   m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Cpu>));

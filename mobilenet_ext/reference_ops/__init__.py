@@ -12,7 +12,7 @@ from .batch_norm import (
     scale_shift_act_backward,
     scale_shift_act_backward_reduce,
 )
-from .block import separable_conv, separable_conv_backward
+from .blocks import separable_convs, separable_convs_backward
 from .conv import (
     depthwise_conv,
     depthwise_conv_backward,
@@ -33,6 +33,6 @@ __all__ = [
     "scale_shift_act",
     "scale_shift_act_backward",
     "scale_shift_act_backward_reduce",
-    "separable_conv",
-    "separable_conv_backward",
+    "separable_convs",
+    "separable_convs_backward",
 ]

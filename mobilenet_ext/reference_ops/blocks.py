@@ -1,0 +1,173 @@
+"""A run of blocks, each of two convolutions with a BatchNorm before it, and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from torch import Tensor
+
+from .batch_norm import batch_norm_affine, batch_norm_gradient_map, scale_shift_act_backward
+from .conv import (
+    depthwise_conv,
+    depthwise_conv_backward,
+    pointwise_conv,
+    pointwise_conv_backward,
+)
+
+Terms: TypeAlias = tuple[Tensor | None, Tensor | None]
+
+
+def separable_convs(
+    input: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    tensors: Sequence[Tensor | None],
+    eps: Sequence[float],
+    options: Sequence[int],
+    statistics: bool,
+) -> list[Tensor]:
+    """pointwise(act(bn(depthwise(act(input_bn(input)))))), again and again.
+
+    Args:
+        input: [N, C, H, W].
+        mean: of the input, [C]; None if the first input_bn has running statistics.
+        var: of the input, biased.
+        tensors: ten a block: depthwise and pointwise weight; weight, bias and running mean and
+            variance of input_bn and of bn. Without running statistics the batch's are taken.
+        eps: of input_bn and bn, a block.
+        options: eight a block: stride, paddings (left, right, top, bottom) and dilation of the
+            depthwise convolution, activations after input_bn and bn.
+        statistics: count those of the last output.
+
+    Returns:
+        Thirteen a block: output, its mean and biased variance, the raw depthwise output, its mean;
+        scale, shift, invstd and unbiased variance of input_bn and of bn.
+    """
+    results: list[Tensor] = []
+    blocks = len(eps) // 2
+    for i in range(blocks):
+        depthwise_weight, weight, *norms = tensors[10 * i : 10 * i + 10]
+        assert depthwise_weight is not None
+        assert weight is not None
+        *conv, input_activation, activation = options[8 * i : 8 * i + 8]
+        counts = statistics if i == blocks - 1 else tensors[10 * i + 14] is None
+
+        before = _applied(input, norms[:4], eps[2 * i], mean, var)
+        raw, raw_mean, raw_var = depthwise_conv(
+            input, depthwise_weight, before[0], before[1], input_activation, None, None, 0,
+            norms[6] is None, *conv,
+        )  # fmt: skip
+        between = _applied(raw, norms[4:], eps[2 * i + 1], raw_mean, raw_var)
+        input, mean, var = pointwise_conv(
+            raw, weight, between[0], between[1], activation, None, None, 0, counts
+        )
+        results += (input, mean, var, raw, raw_mean, *before, *between)
+    return results
+
+
+def _applied(
+    raw: Tensor,
+    norm: Sequence[Tensor | None],
+    eps: float,
+    mean: Tensor | None,
+    var: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Scale, shift, invstd and unbiased variance of a BatchNorm."""
+    weight, bias, running_mean, running_var = norm
+    count = _count(raw)
+    if running_mean is not None:
+        mean, var, count = running_mean, running_var, 0
+    assert mean is not None
+    assert var is not None
+    scale, shift, invstd, unbiased_var = batch_norm_affine(mean, var, weight, bias, eps, count)
+    return scale, shift, invstd, unbiased_var
+
+
+def separable_convs_backward(
+    grad_output: Tensor,
+    maps: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    vectors: Sequence[Tensor],
+    options: Sequence[int],
+    flags: Sequence[int],
+    need_input: bool,
+) -> list[Tensor]:
+    """Gradients of separable_convs.
+
+    Args:
+        grad_output: of the last output.
+        maps: two a block: input and raw depthwise output.
+        weights: two a block: depthwise and pointwise.
+        vectors: eight a block: scale, shift, mean and invstd of input_bn and of bn.
+        options: as of separable_convs.
+        flags: six a block: whether the statistics of input_bn and of bn are the batch's; whether
+            gradients of the two weights, of input_bn's parameters and of bn's are needed.
+        need_input: whether the gradient of the input is needed.
+
+    Returns:
+        Gradient of the input, then six a block: of the two weights, of weight and bias of input_bn
+        and of bn. What is not needed is [0].
+    """
+    results: list[list[Tensor]] = []
+    blocks, grad = len(maps) // 2, grad_output
+    needed = [need_input or any(_needs(flags, range(i))) for i in range(blocks)]
+    for i in reversed(range(blocks)):
+        input, raw = maps[2 * i : 2 * i + 2]
+        before, between = vectors[8 * i : 8 * i + 4], vectors[8 * i + 4 : 8 * i + 8]
+        *conv, input_activation, activation = options[8 * i : 8 * i + 8]
+        input_of_batch, of_batch = map(bool, flags[6 * i : 6 * i + 2])
+        need_depthwise, need_pointwise, need_input_bn, need_bn = _needs(flags, [i])
+        need_dx = needed[i] or need_input_bn
+        need_raw = need_dx or need_depthwise
+        need_sums = need_bn or (of_batch and need_raw)
+
+        dy, grad_pointwise, *sums = pointwise_conv_backward(
+            grad, None, None, None, 0, None, None, None, raw, weights[2 * i + 1],
+            between[0], between[1], between[2] if need_sums else None, activation,
+            need_raw or need_sums, need_pointwise,
+        )  # fmt: skip
+        bn, terms = _batch_norm_gradients(raw, sums, between, of_batch, need_sums)
+        if not need_raw:
+            nothing = [raw.new_empty(0), *(between[0].new_empty(0) for _ in range(2))]
+            results.append([nothing[0], grad_pointwise, *nothing[1:], *bn])
+            continue
+        dx, grad_depthwise, *sums = depthwise_conv_backward(
+            dy, raw, None, None, 0, between[0], *terms, input, weights[2 * i],
+            before[0], before[1], before[2] if need_dx else None, input_activation,
+            *conv, need_dx, need_depthwise,
+        )  # fmt: skip
+        input_bn, terms = _batch_norm_gradients(input, sums, before, input_of_batch, need_dx)
+        if needed[i]:
+            grad = scale_shift_act_backward(dx, input, None, None, 0, before[0], *terms)
+        results.append([grad_depthwise, grad_pointwise, *input_bn, *bn])
+    first = grad if need_input else grad_output.new_empty(0)
+    return [first, *(gradient for block in reversed(results) for gradient in block)]
+
+
+def _needs(flags: Sequence[int], blocks: Sequence[int]) -> list[bool]:
+    """Tell which gradients are needed of these blocks."""
+    return [bool(flag) for i in blocks for flag in flags[6 * i + 2 : 6 * i + 6]]
+
+
+def _batch_norm_gradients(
+    raw: Tensor,
+    sums: Sequence[Tensor],
+    vectors: Sequence[Tensor],
+    of_batch: bool,
+    needed: bool,
+) -> tuple[tuple[Tensor, Tensor], Terms]:
+    """Gradients of weight and bias, and the terms that the batch's statistics send to raw."""
+    grad_sum, grad_dot = sums
+    if not needed:
+        return (grad_dot, grad_sum), (None, None)
+    scale, _, mean, invstd = vectors
+    grad_weight, *terms = batch_norm_gradient_map(
+        grad_sum, grad_dot, scale, mean, invstd, _count(raw)
+    )
+    return (grad_weight, grad_sum), (terms[0], terms[1]) if of_batch else (None, None)
+
+
+def _count(map: Tensor) -> int:
+    """Values per channel."""
+    return map.numel() // map.shape[1]
