@@ -92,7 +92,7 @@ class FusedMobileNet(MobileNet):
         if nn.is_exporting() or not dispatch.device_has_kernels(input.device):
             return None
         structure = self._current_structure()
-        chain = structure.layers
+        chain = structure.chain
         if chain is None or structure.has_hooks():
             return None
         return None if any(layer.conv.bias is not None for layer in chain) else chain
@@ -104,7 +104,7 @@ class FusedMobileNet(MobileNet):
             chain = [x for x in self._structure.modules if isinstance(x, layers.ConvBNReLU)]
             is_whole = type(self.stem) is nn.ConvBNReLU and all(map(nn.is_intact, self.blocks))
             if is_whole and all(map(nn.is_plain, chain)):
-                self._structure.layers = chain
+                self._structure.chain = chain
         return self._structure
 
     def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:

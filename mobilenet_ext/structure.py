@@ -15,8 +15,8 @@ class Structure:
 
     def __init__(self, model: nn.Module) -> None:
         """Collect them as they are now."""
-        self.layers: list[ConvBNReLU] | None = None
-        """The convolutions in order, for a model that may run as a chain."""
+        self.chain: list[ConvBNReLU] | None = None
+        """The layers in order, for a model that may run as a chain."""
         holders = [module._modules for module in model.modules() if module._modules]
         self._holders: list[dict[str, nn.Module | None]] = holders
         self._present = self._collect()

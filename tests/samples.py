@@ -12,11 +12,6 @@ from torch import Tensor
 GEOMETRY = ("stride", "pad_left", "pad_right", "pad_top", "pad_bottom", "dilation")
 
 
-BLOCK_NEEDS = (
-    "need_input", "need_depthwise_weight", "need_pointwise_weight", "need_bn", "need_input_bn",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class ScaleShiftAct:
     """A prologue or an epilogue; the vectors are [C]."""
@@ -176,77 +171,69 @@ def make_backward_sample(
     return BackwardSample(case, dtype, arguments, before, after)
 
 
-def block_arguments(
-    case: ConvCase, dtype: torch.dtype = torch.float32, *, of_batch: bool = True
+def blocks_arguments(
+    case: ConvCase, dtype: torch.dtype = torch.float32, *, of_batch: bool = True, blocks: int = 2
 ) -> dict[str, Any]:
-    """Keyword arguments of `torch.ops.mobilenet_ext.separable_conv`.
+    """Keyword arguments of `torch.ops.mobilenet_ext.separable_convs`, for a run of equal blocks.
 
-    `of_batch`: both BatchNorms normalise with the batch's statistics, and the output's are wanted;
+    `of_batch`: all BatchNorms normalise with the batch's statistics, and the output's are wanted;
     not of a single value.
     """
     channels = case.channels
     of_batch = of_batch and case.batch * case.height * case.width > 1
-    vector = {
-        name: make_vector(channels, 0.5, 2.0, dtype)
-        for name in ("mean", "var", "weight", "bias", "running_mean", "running_var")
-    }
+
+    def vector(given: bool = True) -> Tensor | None:
+        return make_vector(channels, 0.5, 2.0, dtype) if given else None
+
+    tensors: list[Tensor | None] = []
+    for _ in range(blocks):
+        weight = make_tensor((channels, channels, 1, 1), "contiguous", dtype)
+        tensors += (make_weight(case, dtype), weight)
+        for _ in range(2):
+            tensors += (vector(of_batch), vector(of_batch), vector(not of_batch))
+            tensors.append(vector(not of_batch))
     return {
         "input": make_tensor(case.shape, case.layout, dtype),
-        "input_mean": vector["mean"],
-        "input_var": vector["var"],
-        "input_bn_weight": vector["weight"] if of_batch else None,
-        "input_bn_bias": vector["bias"] if of_batch else None,
-        "input_eps": 1e-3,
-        "input_activation": case.code,
-        "input_of_batch": of_batch,
-        "depthwise_weight": make_weight(case, dtype),
-        "running_mean": None if of_batch else vector["running_mean"],
-        "running_var": None if of_batch else vector["running_var"],
-        "bn_weight": vector["bias"] if of_batch else None,
-        "bn_bias": vector["weight"] if of_batch else None,
-        "eps": 1e-5,
-        "activation": case.code,
-        "pointwise_weight": make_tensor((channels + 3, channels, 1, 1), "contiguous", dtype),
+        "mean": vector(of_batch),
+        "var": vector(of_batch),
+        "tensors": tensors,
+        "eps": [1e-3, 1e-5] * blocks,
+        "options": [*case.geometry, case.code, 1] * blocks,
         "statistics": of_batch,
-        **geometry_arguments(case),
     }
 
 
-def block_backward_arguments(
+def blocks_backward_arguments(
     case: ConvCase,
     dtype: torch.dtype = torch.float32,
     *,
     of_batch: bool = True,
-    needs: Sequence[bool] = (True,) * 5,
+    needs: Sequence[bool] = (True,) * 4,
+    need_input: bool = True,
+    blocks: int = 2,
 ) -> dict[str, Any]:
-    """Keyword arguments of `torch.ops.mobilenet_ext.separable_conv_backward`."""
-    x, weight = make_tensor(case.shape, case.layout, dtype), make_weight(case, dtype)
-    batch, channels, *size = oracle.convolution(x, weight, case).shape
-    bn, input_bn = (
-        {name: make_vector(channels, 0.5, 2.0, dtype) for name in ("mean", "invstd")}
-        | make_map(channels, dtype, case.activation).arguments("bn")
-        for _ in range(2)
-    )
+    """Keyword arguments of `torch.ops.mobilenet_ext.separable_convs_backward`."""
+    maps, weights, vectors = [], [], []
+    x = make_tensor(case.shape, case.layout, dtype)
+    for _ in range(blocks):
+        depthwise, channels = make_weight(case, dtype), case.channels
+        raw_shape = oracle.convolution(x, depthwise, case).shape
+        raw = make_tensor(raw_shape, _layout_of_output(case), dtype)
+        maps += [x, raw]
+        weights += [depthwise, make_tensor((channels, channels, 1, 1), "contiguous", dtype)]
+        for _ in range(2):
+            affine = make_map(channels, dtype, case.activation)
+            mean, invstd = (make_vector(channels, 0.5, 2.0, dtype) for _ in range(2))
+            vectors += [affine.scale, affine.shift, mean, invstd]
+        x = make_tensor(raw_shape, _layout_of_output(case), dtype)
     return {
-        "grad_output": make_tensor((batch, channels + 3, *size), case.grad_layout, dtype),
-        "input": x,
-        "raw": make_tensor((batch, channels, *size), _layout_of_output(case), dtype),
-        "depthwise_weight": weight,
-        "pointwise_weight": make_tensor((channels + 3, channels, 1, 1), "contiguous", dtype),
-        "scale": bn["bn_scale"],
-        "shift": bn["bn_shift"],
-        "mean": bn["mean"],
-        "invstd": bn["invstd"],
-        "activation": case.code,
-        "of_batch": of_batch,
-        "input_scale": input_bn["bn_scale"],
-        "input_shift": input_bn["bn_shift"],
-        "input_mean": input_bn["mean"],
-        "input_invstd": input_bn["invstd"],
-        "input_activation": case.code,
-        "input_of_batch": of_batch,
-        **geometry_arguments(case),
-        **dict(zip(BLOCK_NEEDS, needs, strict=True)),
+        "grad_output": make_tensor(raw_shape, case.grad_layout, dtype),
+        "maps": maps,
+        "weights": weights,
+        "vectors": vectors,
+        "options": [*case.geometry, case.code, case.code] * blocks,
+        "flags": [of_batch, of_batch, *needs] * blocks,
+        "need_input": need_input,
     }
 
 

@@ -17,7 +17,7 @@ from test_functional import (
 )
 from torch import Tensor
 
-from mobilenet_ext import block, functional
+from mobilenet_ext import chain, functional
 from mobilenet_ext.functional import BatchNorm, RawMap
 
 
@@ -79,7 +79,7 @@ def test_block_step_by_step(
     case: ConvCase, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a process group, and on devices that have no op for a whole block."""
-    monkeypatch.setattr(block, "is_one_op", lambda *_: False)
+    monkeypatch.setattr(chain, "is_one_op", lambda *_: False)
     check_block(case, torch.float32, training=training)
 
 
@@ -130,7 +130,7 @@ def test_each_subset_of_gradients(
 ) -> None:
     """A gradient does not depend on which others are asked for; the others stay None."""
     if not one_op:
-        monkeypatch.setattr(block, "is_one_op", lambda *_: False)
+        monkeypatch.setattr(chain, "is_one_op", lambda *_: False)
     case = case_named("stride_2_odd_map")
     input_bn, bn = (make_batch_norm(case.channels, training=training) for _ in range(2))
     x, weight = make_tensor(case.shape), make_weight(case)

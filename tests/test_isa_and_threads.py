@@ -1,6 +1,6 @@
 """Every instruction set agrees with the baseline; any number of threads gives the same bits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -15,11 +15,11 @@ from mobilenet_ext import _C
 ops = torch.ops.mobilenet_ext
 
 
-def flat(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return results if isinstance(results, tuple) else (results,)
+def flat(results: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else tuple(results)
 
 
-def bits(results: Tensor | tuple[Tensor, ...]) -> list[bytes]:
+def bits(results: Tensor | Sequence[Tensor]) -> list[bytes]:
     """What the results are in memory: unlike `torch.equal`, tells NaN and -0 apart too."""
     return [x.contiguous().flatten().view(torch.uint8).numpy().tobytes() for x in flat(results)]
 

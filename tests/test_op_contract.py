@@ -8,8 +8,8 @@ import torch
 from cases import ConvCase, case_named, make_tensor, make_vector, over_cases, vector_dtype
 from implementations import Ops
 from samples import (
-    block_arguments,
-    block_backward_arguments,
+    blocks_arguments,
+    blocks_backward_arguments,
     forward_arguments,
     make_backward_sample,
     make_map,
@@ -27,8 +27,8 @@ OP_NAMES = (
     "depthwise_conv_backward",
     "pointwise_conv",
     "pointwise_conv_backward",
-    "separable_conv",
-    "separable_conv_backward",
+    "separable_convs",
+    "separable_convs_backward",
     "batch_norm_statistics",
     "scale_shift_act",
     "scale_shift_act_backward_reduce",
@@ -84,10 +84,10 @@ def arguments_of(name: str, case: ConvCase, dtype: torch.dtype = torch.float32) 
         return forward_arguments(case, dtype, prologue=prologue, statistics=True)
     if name in ("depthwise_conv_backward", "pointwise_conv_backward"):
         return make_backward_sample(case, dtype).arguments
-    if name == "separable_conv":
-        return block_arguments(case, dtype)
-    if name == "separable_conv_backward":
-        return block_backward_arguments(case, dtype)
+    if name == "separable_convs":
+        return blocks_arguments(case, dtype)
+    if name == "separable_convs_backward":
+        return blocks_backward_arguments(case, dtype)
     if name in VECTOR_OPS:
         return vector_arguments(name, case.channels, vector_dtype(dtype))
     return element_wise_arguments(name, case, dtype)
@@ -136,12 +136,15 @@ def test_opcheck_without_optional_arguments(options: dict[str, bool]) -> None:
 
 
 @pytest.mark.parametrize("wanted", range(5))
-def test_opcheck_of_a_block_that_is_asked_for_little(wanted: int) -> None:
+def test_opcheck_of_blocks_that_are_asked_for_little(wanted: int) -> None:
     case = case_named("channels_9")
-    opcheck(ops.separable_conv.default, (), block_arguments(case, of_batch=False))
+    opcheck(ops.separable_convs.default, (), blocks_arguments(case, of_batch=False))
     needs = [need == wanted for need in range(5)]
-    arguments = block_backward_arguments(case, of_batch=False, needs=needs)
-    opcheck(ops.separable_conv_backward.default, (), arguments)
+    for of_batch in (False, True):
+        arguments = blocks_backward_arguments(
+            case, of_batch=of_batch, needs=needs[:4], need_input=needs[4]
+        )
+        opcheck(ops.separable_convs_backward.default, (), arguments)
 
 
 def test_opcheck_of_vectors_without_optional_arguments() -> None:
@@ -175,9 +178,10 @@ def test_memory_format_follows_the_input(ops: Ops, name: str, case: ConvCase) ->
         pytest.skip(f"{name} has no kernel for {ops.name}")
     arguments = arguments_of(name, case)
     results = getattr(ops, name)(**arguments)
-    memory_format = suggest_memory_format(arguments["input"])
-    for result in results if isinstance(results, tuple) else (results,):
-        is_map = result.dim() == 4 and result.shape[:2] == arguments["input"].shape[:2]
+    x = arguments["maps"][0] if "maps" in arguments else arguments["input"]
+    memory_format = suggest_memory_format(x)
+    for result in (results,) if isinstance(results, Tensor) else results:
+        is_map = result.dim() == 4 and result.shape[:2] == x.shape[:2]
         assert not is_map or result.is_contiguous(memory_format=memory_format)
 
 
@@ -188,16 +192,19 @@ def test_reference_computes_the_same(name: str) -> None:
     arguments = arguments_of(name, case, torch.float64)
     schema = getattr(ops, name).default._schema
     actual = getattr(reference_ops, name)(*(arguments[x.name] for x in schema.arguments))
-    torch.testing.assert_close(actual, getattr(ops, name)(**arguments), rtol=1e-12, atol=1e-12)
+    expected = getattr(ops, name)(**arguments)
+    assert type(actual) is type(expected)
+    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 
 
 @over_ops
 def test_differentiating_an_op_is_not_silent(name: str) -> None:
     """Autograd lives outside of the ops; torch warns about ops that have no formula."""
     arguments = arguments_of(name, case_named("channels_9"))
-    arguments["mean" if name in VECTOR_OPS else "input"].requires_grad_()
+    first_map = "input" if "input" in arguments else "grad_output"
+    arguments["mean" if name in VECTOR_OPS else first_map].requires_grad_()
     results = getattr(ops, name)(**arguments)
-    first: Tensor = results[0] if isinstance(results, tuple) else results
+    first: Tensor = results if isinstance(results, Tensor) else results[0]
     with pytest.warns(UserWarning, match=f"{name}: an autograd kernel was not registered"):
         first.sum().backward()
 

@@ -80,25 +80,6 @@ std::tuple<Tensor, Tensor> scale_shift_act_backward_reduce(const Tensor& grad_ou
   return {grad_sum, grad_dot};
 }
 
-// With `overwrite`, the memory of grad_output may be taken for the result.
-template <typename Device>
-Tensor map_gradient(const char* op, const Tensor& grad_output, const Tensor& input,
-                    const MapVectors& vectors, const GradientVectors& gradient, bool overwrite) {
-  const MapSize size = size_of(input);
-  const Layout layout = layout_for<Device>(input);
-  check_map_like(op, "grad_output", grad_output, size, input);
-  const Tensor grad = to_layout(grad_output, layout);
-  const Tensor x = to_layout(input, layout);
-  const Tensor grad_input = overwrite ? grad : empty_map(input, size, layout);
-  auto args = map_args<ScaleShiftActBackwardArgs>(input, x, layout);
-  args.grad_output = grad.const_data_ptr();
-  args.map = vectors.map();
-  args.gradient_map = gradient.map();
-  args.grad_input = grad_input.mutable_data_ptr();
-  Device::run(args, input);
-  return to_format(grad_input, memory_format_of(input));
-}
-
 template <typename Device>
 Tensor scale_shift_act_backward(const Tensor& grad_output, const Tensor& input,
                                 const OptionalTensor& scale, const OptionalTensor& shift,
@@ -106,10 +87,22 @@ Tensor scale_shift_act_backward(const Tensor& grad_output, const Tensor& input,
                                 const OptionalTensor& raw_scale, const OptionalTensor& raw_shift) {
   const char* op = "scale_shift_act_backward";
   check_map(op, "input", input);
+  const MapSize size = size_of(input);
+  check_map_like(op, "grad_output", grad_output, size, input);
   const MapVectors vectors = check_map_vectors(op, "", scale, shift, activation, input);
   const GradientVectors gradient =
       check_gradient_vectors(op, grad_scale, raw_scale, raw_shift, input);
-  return map_gradient<Device>(op, grad_output, input, vectors, gradient, false);
+  const Layout layout = layout_for<Device>(input);
+  const Tensor grad = to_layout(grad_output, layout);
+  const Tensor x = to_layout(input, layout);
+  const Tensor grad_input = empty_map(input, size, layout);
+  auto args = map_args<ScaleShiftActBackwardArgs>(input, x, layout);
+  args.grad_output = grad.const_data_ptr();
+  args.map = vectors.map();
+  args.gradient_map = gradient.map();
+  args.grad_input = grad_input.mutable_data_ptr();
+  Device::run(args, input);
+  return to_format(grad_input, memory_format_of(input));
 }
 
 }  // namespace mobilenet_ext

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/page_faults.h"
 #include "kernels/cpu/kernels.h"
 
 namespace {
@@ -48,6 +49,7 @@ void set_isa(const std::string& name) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
+  mobilenet_ext::keep_freed_memory();
   m.doc() = "Compiled kernels of mobilenet_ext; importing this module registers its ops.";
   m.def("build_info", &build_info, "How this library was built.");
   m.def("available_isas", &available_isas, "Instruction sets this CPU can run, best last.");

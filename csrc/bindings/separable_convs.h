@@ -181,6 +181,8 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
     results.push_back(empty_vector(grad_output, grad_output.scalar_type(), 0));
   }
   Tensor grad = grad_output;
+  // How the gradient of a block's output follows from `grad`, that of the BatchNorm after it.
+  OptionalTensor output, grad_scale, raw_scale, raw_shift;
   for (size_t b = blocks; b-- > first;) {
     const Tensor &input = maps[2 * b], &raw = maps[2 * b + 1];
     check_map(op, "maps", input);
@@ -193,9 +195,9 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
     const bool need_sums = f.need_bn || (f.of_batch && need_raw);
 
     const auto [dy, grad_pointwise, sum, dot] = pointwise_conv_backward<Device>(
-        grad, none, none, none, 0, none, none, none, raw, weights[2 * b + 1], between[0],
-        between[1], if_needed(between[2], need_sums), o.activation, need_raw || need_sums,
-        f.need_pointwise_weight);
+        grad, output, none, none, 0, grad_scale, raw_scale, raw_shift, raw, weights[2 * b + 1],
+        between[0], between[1], if_needed(between[2], need_sums), o.activation,
+        need_raw || need_sums, f.need_pointwise_weight);
     const BatchNormGradients bn =
         batch_norm_gradients<Device>(sum, dot, raw, between, f.of_batch, need_sums);
     Tensor* to = &results[1 + 6 * b];
@@ -211,11 +213,13 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
         input_sum, input_dot, input, before, f.input_of_batch, need_dx);
     to[0] = grad_depthwise, to[2] = input_bn.weight, to[3] = input_bn.bias;
     if (!need_grad) continue;
-    const GradientVectors through =
-        check_gradient_vectors(op, before[0], input_bn.raw_scale, input_bn.raw_shift, input);
-    grad = map_gradient<Device>(op, dx, input, {{}, {}, Activation::kNone}, through, true);
+    grad = dx, output = input, grad_scale = before[0];
+    raw_scale = input_bn.raw_scale, raw_shift = input_bn.raw_shift;
   }
-  if (need_input) results[0] = grad;
+  if (need_input) {
+    results[0] = scale_shift_act_backward<Device>(grad, maps[0], none, none, 0, *grad_scale,
+                                                  raw_scale, raw_shift);
+  }
   return results;
 }
 

@@ -9,7 +9,7 @@
 #include <array>
 #include <optional>
 
-#include "bindings/huge_pages.h"
+#include "bindings/page_faults.h"
 #include "kernels/types.h"
 
 namespace mobilenet_ext {
