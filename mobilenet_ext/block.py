@@ -2,13 +2,10 @@
 
     raw0 -> input_bn, act -> depthwise -> raw1 -> bn, act -> pointwise -> raw2
 
-Each convolution normalises on load and counts statistics on store, so that raw outputs are the
-only maps written, and raw0 and raw1 the only ones saved. The backward comes with the gradient of
-raw2 and leaves with that of raw0; what passes between the two convolutions is the gradient dy of
-bn's output and its two sums.
-
-Between the steps ranks share statistics, and matrices are multiplied by the device's library. Where
-neither is wanted, on a CPU, chain.py does the same in one op.
+Only raw outputs are written, and raw0 and raw1 saved. What passes between the two convolutions in
+the backward is the gradient dy of bn's output and its two sums. Between the steps ranks share
+statistics, and matrices are multiplied by the device's library; where neither is wanted, on a CPU,
+chain.py does the same in one op.
 """
 
 from __future__ import annotations

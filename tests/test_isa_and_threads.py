@@ -1,6 +1,10 @@
 """Every instruction set agrees with the baseline; any number of threads gives the same bits."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,6 +82,48 @@ def test_same_bits_for_any_number_of_threads(threads: None, name: str, case: Con
         torch.set_num_threads(count)
         assert run() == expected, f"{count} threads"
         assert run() == expected, f"{count} threads, second run"
+
+
+@pytest.mark.parametrize("kilobytes", [128, 4096])
+def test_another_size_of_the_l2_cache(kilobytes: int, tmp_path: Path) -> None:
+    """Other tiles, the same results up to rounding."""
+    run = subprocess.run(
+        [sys.executable, "-c", WITH_ANOTHER_L2],
+        env=os.environ | {"MOBILENET_EXT_L2_KB": str(kilobytes)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+WITH_ANOTHER_L2 = """
+import torch
+from mobilenet_ext import FusedMobileNet, MobileNet
+
+torch.manual_seed(0)
+stock, ours = MobileNet(7, alpha=0.5).double(), FusedMobileNet(7, alpha=0.5)
+for module in (*stock.modules(), *ours.modules()):
+    if hasattr(module, "activation"):
+        module.activation = None  # no kinks, which a value may pass on either side
+ours.load_state_dict(stock.state_dict())
+x = torch.randn(4, 3, 128, 128)
+
+def check(actual, expected):
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-4)
+
+with torch.no_grad():
+    check(ours.eval()(x), stock.eval()(x.double()))
+stock.dropout.p = ours.dropout.p = 0.0
+expected, actual = stock.train()(x.double()), ours.train()(x)
+check(actual, expected)
+expected.square().sum().backward()
+actual.square().sum().backward()
+for name, parameter in stock.named_parameters():
+    exact, found = parameter.grad, ours.get_parameter(name).grad.double()
+    assert (found - exact).norm() <= 1e-3 * exact.norm(), name
+"""
 
 
 def test_calls_from_several_python_threads_do_not_mix() -> None:

@@ -64,4 +64,8 @@ const KernelTable* const* available_kernels(int* count);
 // Makes the named table the one in use; false if this CPU cannot run it or there is none.
 bool select_kernels(const char* name);
 
+// The size of a core's L2 cache: how much is staged there at a time follows from it, and with that,
+// as with the instruction set, the last bits of sums.
+int64_t l2_cache_bytes();
+
 }  // namespace mobilenet_ext::cpu

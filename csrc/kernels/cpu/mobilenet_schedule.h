@@ -11,8 +11,8 @@ namespace {
 constexpr int64_t kFloatBytes = sizeof(float);
 // The maps of a group stay in the caches, and small maps still give products of many rows.
 constexpr int64_t kGroupBytes = 2 * 1024 * 1024;
-// A depthwise tile and the weights streaming past it share an L2 cache of 512 KB.
-constexpr int64_t kTileBytes = 416 * 1024;
+// A depthwise tile and the weights streaming past it share the L2 cache.
+inline int64_t tile_bytes() { return l2_cache_bytes() / 16 * 13; }
 // A worker reads its share of the weights for each tile: fewer pixels would not be worth it.
 constexpr int64_t kMinTilePixels = 48;
 // Groups a worker gets at least when each takes whole groups: the last ones end unevenly.
@@ -52,7 +52,7 @@ struct BlockSchedule {
   BlockSchedule(const MobileNetLayer& block, int64_t images, int64_t workers)
       : rows(images * block.conv.out_height) {
     const int64_t row = block.conv.out_width * row_pitch(block.conv.channels);
-    const int64_t fitting = max_of(1, kTileBytes / (row * kFloatBytes));
+    const int64_t fitting = max_of(1, tile_bytes() / (row * kFloatBytes));
     const int64_t fewest = ceil_div(rows, fitting);
     tile_floats = min_of(rows, fitting) * row;
     const int64_t most = max_of(1, rows * block.conv.out_width / kMinTilePixels);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/conv_shape.h"
+#include "kernels/cpu/kernels.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
@@ -13,9 +14,8 @@ constexpr int64_t kItemElements = 16 * 1024;
 constexpr int64_t kMaxItems = 128;
 // A cache line of floats; a multiple of every vector's lanes.
 constexpr int64_t kChannelGrain = 16;
-// Rings of rows that together fit in half of a 512 KB L2 cache leave room for the data streaming
-// by.
-constexpr int64_t kRingBytes = 128 * 1024;
+// Two rings of rows that together fit in half of the L2 cache leave room for the data streaming by.
+inline int64_t ring_bytes() { return l2_cache_bytes() / 4; }
 // A band re-reads K - 1 rows of its neighbour's: at most a fifth of its own. A narrower block of
 // channels would read memory in runs too short for the hardware to fetch ahead.
 constexpr int64_t kMinRowsPerItem = 10;
@@ -54,7 +54,7 @@ inline Range chunk(int64_t index, int64_t chunk_size, int64_t size) {
 inline ConvPartition partition_conv(const ConvShape& s, int64_t ring_pixels) {
   const int64_t wanted = wanted_items(s.batch * s.out_height * s.out_width * s.channels);
   const int64_t fitting =
-      max_of(kChannelGrain, kRingBytes / (4 * ring_pixels) / kChannelGrain * kChannelGrain);
+      max_of(kChannelGrain, ring_bytes() / (4 * ring_pixels) / kChannelGrain * kChannelGrain);
   ConvPartition p;
   p.blocks = ceil_div(s.channels, fitting);
   p.images = max_of(1, s.batch * p.blocks / wanted);

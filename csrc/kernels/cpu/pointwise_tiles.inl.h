@@ -14,8 +14,8 @@ namespace {
 
 // An item of this many multiply-adds runs for some 10 us, against 2-5 us to wake a thread.
 constexpr int64_t kItemProducts = 512 * 1024;
-// Staged pixels share an L2 cache of 512 KB with the weights that stream past them.
-constexpr int64_t kStagedBytes = 320 * 1024;
+// Staged pixels share the L2 cache with the weights that stream past them.
+inline int64_t staged_bytes() { return l2_cache_bytes() / 8 * 5; }
 // Each share of the columns stages its pixels again: it should multiply them often.
 constexpr int64_t kMinShareColumns = 64;
 // A range of pixels reads its share of the weights once more.
@@ -36,7 +36,7 @@ inline int64_t wanted_products(int64_t pixels, int64_t depth, int64_t columns) {
 
 // Pixels of so many staged channels that fit, in whole register tiles.
 inline int64_t staged_pixels(int64_t channels, int64_t element_bytes) {
-  const int64_t fitting = kStagedBytes / (row_pitch(channels) * element_bytes);
+  const int64_t fitting = staged_bytes() / (row_pitch(channels) * element_bytes);
   return max_of(12, fitting / 12 * 12);
 }
 

@@ -1,5 +1,11 @@
-// Asks the CPU once which instruction sets it has, and keeps the choice of kernel table.
-// MOBILENET_EXT_ISA in the environment overrides it when the library is loaded.
+// Asks the CPU once which instruction sets it has and how large its L2 cache is, and keeps the
+// choice of kernel table. MOBILENET_EXT_ISA and MOBILENET_EXT_L2_KB in the environment override it
+// when the library is loaded.
+#if defined(__linux__)
+#include <unistd.h>
+#endif
+
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -52,7 +58,23 @@ std::atomic<const KernelTable*>& current() {
   return table;
 }
 
+int64_t find_l2_cache_bytes() {
+  constexpr int64_t kKilobyte = 1024, kUsual = 512, kLeast = 128, kMost = 4096;
+  int64_t kilobytes = 0;
+  if (const char* given = std::getenv("MOBILENET_EXT_L2_KB")) kilobytes = std::atoll(given);
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  if (kilobytes <= 0) kilobytes = sysconf(_SC_LEVEL2_CACHE_SIZE) / kKilobyte;
+#endif
+  if (kilobytes <= 0) kilobytes = kUsual;
+  return std::clamp(kilobytes, kLeast, kMost) * kKilobyte;
+}
+
 }  // namespace
+
+int64_t l2_cache_bytes() {
+  static const int64_t bytes = find_l2_cache_bytes();
+  return bytes;
+}
 
 const KernelTable& kernels() { return *current().load(std::memory_order_relaxed); }
 
