@@ -3,8 +3,9 @@
     python benchmarks/saved.py                        # 1.0 at 224 pixels
     python benchmarks/saved.py --alpha 0.5 --resolution 32
 
-Counts every storage that autograd saves, once, and not those of parameters and buffers. What a step
-takes at its peak is more: gradients on their way, and workspaces.
+Counts every storage that autograd saves, once, and not those of parameters and buffers, nor ours of
+a BatchNorm's few vectors. What a step takes at its peak is more: gradients on their way, and
+workspaces.
 """
 
 import argparse

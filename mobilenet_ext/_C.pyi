@@ -1,3 +1,5 @@
+from typing import Any
+
 def available_isas() -> list[str]:
     """Instruction sets this CPU can run, best last."""
 
@@ -13,3 +15,9 @@ def set_isa(name: str) -> None:
     Raises:
         ValueError: This CPU cannot run it, or there is none of that name.
     """
+
+def stamp_objects(dicts: list[Any]) -> int:
+    """Hash of the objects that dicts hold, and of their types."""
+
+def stamp_tensors(dicts: list[Any]) -> int:
+    """Hash of the tensors that dicts hold, of their versions and of where their data lies."""

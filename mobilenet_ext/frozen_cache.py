@@ -1,19 +1,18 @@
 """The frozen copy that FusedMobileNet infers with, and the check that it is still up to date.
 
-The check runs on every forward, so it maps built-in functions over lists that were collected once:
-some 50 us for 28 layers. A tensor has changed when another object took its place, when it moved
-(`data_ptr`) or was written in place (`_version`, which only grows: the sum tells).
+The check runs on every forward, so it is a look in C++ into the tensors' dicts, which were
+collected once. A tensor has changed when another object took its place, when it moved or was
+written in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import chain
-from operator import attrgetter, is_
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from . import _C
 from .inference import FrozenMobileNet
 from .structure import Structure
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 
 _is_training = attrgetter("training")
-_version = attrgetter("_version")
-_values: Callable[[dict[str, Any]], Iterable[Any]] = dict.values
 
 
 class FrozenCache:
@@ -38,10 +35,9 @@ class FrozenCache:
             for tensors in (module._parameters, module._buffers)
             if tensors
         ]
+        # Kept, so that no other object gets the address of one that was seen.
         self._tensors: list[Tensor | None] = []
-        self._present: list[Tensor] = []
-        self._addresses: list[int] = []
-        self._versions = -1
+        self._objects = self._stamp = -1
         self._can_watch = False
         self._frozen: FrozenMobileNet | None = None
 
@@ -49,24 +45,22 @@ class FrozenCache:
         """Return a frozen copy equal to the model as it is, or None where there can be none."""
         if self.structure.has_hooks() or any(map(_is_training, self.structure.modules)):
             return None
-        tensors = list(chain.from_iterable(map(_values, self._tensor_dicts)))
-        if len(tensors) != len(self._tensors) or not all(map(is_, tensors, self._tensors)):
-            self._tensors = tensors
-            self._present = [x for x in tensors if x is not None]
-            self._versions, self._can_watch = -1, all(map(_has_stamp, self._present))
+        objects = _C.stamp_objects(self._tensor_dicts)
+        if objects != self._objects:
+            self._objects, self._stamp = objects, -1
+            self._tensors = [x for tensors in self._tensor_dicts for x in tensors.values()]
+            self._can_watch = all(map(_has_stamp, self._tensors))
         if not self._can_watch:
             return None
-        addresses = list(map(Tensor.data_ptr, self._present))
-        versions = sum(map(_version, self._present))
-        if versions != self._versions or addresses != self._addresses:
-            self._versions, self._addresses = versions, addresses
-            self._frozen = _freeze(model)
+        stamp = _C.stamp_tensors(self._tensor_dicts)
+        if stamp != self._stamp:
+            self._stamp, self._frozen = stamp, _freeze(model)
         return self._frozen
 
 
-def _has_stamp(x: Tensor) -> bool:
+def _has_stamp(x: Tensor | None) -> bool:
     """Tell whether writes to a tensor can be noticed: inference tensors have no version."""
-    return type(x) in (Tensor, nn.Parameter) and not x.is_inference()
+    return x is None or (type(x) in (Tensor, nn.Parameter) and not x.is_inference())
 
 
 def _freeze(model: MobileNet) -> FrozenMobileNet | None:

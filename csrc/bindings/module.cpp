@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/page_faults.h"
+#include "bindings/stamps.h"
 #include "kernels/cpu/kernels.h"
 
 namespace {
@@ -56,6 +57,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "isa", [] { return std::string(mobilenet_ext::cpu::kernels().name); },
       "The instruction set in use.");
+  m.def("stamp_objects", &mobilenet_ext::stamp_objects, pybind11::arg("dicts"),
+        "Hash of the objects that dicts hold, and of their types.");
+  m.def("stamp_tensors", &mobilenet_ext::stamp_tensors, pybind11::arg("dicts"),
+        "Hash of the tensors that dicts hold, of their versions and of where their data lies.");
   m.def("set_isa", &set_isa, pybind11::arg("name"),
         "Makes another instruction set the one in use.");
 }
