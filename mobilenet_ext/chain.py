@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from . import block
+from . import block, pointwise
 from .autograd import mark_statistics
 from .batch_norm import BatchNorm, Options, Statistics, vector_dtype
 from .dispatch import needs_grad
 from .double_backward import is_recorded, recorded_chain
 from .geometry import Conv
-from .pointwise import DEVICES_WITH_OP, RawMap
+from .pointwise import RawMap
 
 _ops = torch.ops.mobilenet_ext
 
@@ -116,7 +116,7 @@ def is_one_op(input: Tensor, links: Sequence[Link]) -> bool:
     A single image may have one value per channel, or none: block.py tells what torch does then.
     """
     return (
-        input.device.type in DEVICES_WITH_OP
+        input.device.type in pointwise.DEVICES_WITH_OP
         and input.shape[0] > 1
         and all(x.input_bn.process_group is None and x.bn.process_group is None for x in links)
         and not torch.compiler.is_compiling()

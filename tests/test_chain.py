@@ -7,8 +7,9 @@ from itertools import pairwise
 import oracle
 import pytest
 import torch
-from cases import ConvCase, make_tensor, make_vector, make_weight
+from cases import ConvCase, case_named, make_tensor, make_vector, make_weight
 from oracle import assert_values
+from samples import blocks_arguments, blocks_backward_arguments
 from test_functional import check_gradients, detached_copy, expected_running, make_batch_norm
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -194,3 +195,56 @@ def test_a_changed_weight_is_noticed() -> None:
         weight.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.tensor.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tensors": []}, "tensors must have 10 entries a block, got 0"),
+        ({"tensors": [None] * 21}, "tensors must have 10 entries a block, got 21"),
+        ({"eps": [1e-3]}, "eps must have 4 entries, got 1"),
+        ({"options": [1] * 8}, "options must have 16 entries, got 8"),
+        ({"mean": None}, "mean must be a tensor, got None"),
+        ({"var": None}, "var must be a tensor, got None"),
+        ({"tensors": [None] * 20}, "depthwise_weight must be a tensor, got None"),
+        ({"input": torch.zeros(9, 5, 6)}, r"input must be \[N, C, H, W\], got \[9, 5, 6\]"),
+        (
+            {"input": torch.zeros(1, 9, 1, 1)},
+            r"maps must have at least 2 values per channel, got \[1, 9, 1, 1\]",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_the_op(changes: dict[str, object], message: str) -> None:
+    arguments = blocks_arguments(case_named("channels_9")) | changes
+    with pytest.raises(RuntimeError, match=f"separable_convs: {message}"):
+        torch.ops.mobilenet_ext.separable_convs(**arguments)
+
+
+def test_running_mean_without_variance_is_an_error() -> None:
+    arguments = blocks_arguments(case_named("channels_9"))
+    arguments["tensors"][4] = torch.zeros(9)
+    message = "running mean and variance must be given together, got only the first"
+    with pytest.raises(RuntimeError, match=f"separable_convs: {message}"):
+        torch.ops.mobilenet_ext.separable_convs(**arguments)
+    arguments["tensors"][1], arguments["tensors"][4] = None, None
+    with pytest.raises(RuntimeError, match="pointwise_weight must be a tensor, got None"):
+        torch.ops.mobilenet_ext.separable_convs(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("maps", [], "maps must have 2 entries a block, got 0"),
+        ("weights", [], "weights must have 4 entries, got 0"),
+        ("vectors", [], "vectors must have 16 entries, got 0"),
+        ("options", [1], "options must have 16 entries, got 1"),
+        ("flags", [1], "flags must have 12 entries, got 1"),
+        ("maps", [torch.zeros(9)] * 4, r"maps must be \[N, C, H, W\], got \[9\]"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_the_backward(name: str, value: object, message: str) -> None:
+    arguments = blocks_backward_arguments(case_named("channels_9")) | {name: value}
+    with pytest.raises(RuntimeError, match=f"separable_convs_backward: {message}"):
+        torch.ops.mobilenet_ext.separable_convs_backward(**arguments)
