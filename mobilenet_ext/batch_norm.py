@@ -107,10 +107,6 @@ class Vectors(NamedTuple):
     mean: Tensor | None = None
     var: Tensor | None = None
 
-    def to(self, dtype: torch.dtype) -> Vectors:
-        """Convert what is of another dtype."""
-        return Vectors(*(x if x is None or x.dtype == dtype else x.to(dtype) for x in self))
-
 
 class Options(NamedTuple):
     """The part of a BatchNorm + activation that is not a tensor."""

@@ -188,9 +188,10 @@ class SeparableConvs(Function):
         """Run the blocks; `tensors` are their ten each."""
         outputs, values = chain_forward(RawMap(input, mean, var), tensors, plan)
         ctx.plan = plan
-        # Nobody else sees them, so autograd need not watch that they stay as they are.
+        # Autograd need not watch them: running means are among the tensors, and the input's mean is
+        # saved beside them; nobody else sees the others.
         ctx.vectors = [y for value in values for y in value.vectors]
-        ctx.save_for_backward(*(y for value in values for y in value.maps), *tensors)
+        ctx.save_for_backward(*(y for value in values for y in value.maps), *tensors, mean)
         mark_statistics(ctx, *outputs[1:])
         return outputs
 
@@ -204,7 +205,7 @@ class SeparableConvs(Function):
         if is_recorded():
             return recorded_chain(ctx, grad_output)
         saved, maps = ctx.saved_tensors, 2 * len(plan.convs)
-        tensors = saved[maps:]
+        tensors = saved[maps:-1]
         grad_input, *gradients = _ops.separable_convs_backward(
             grad_output,
             saved[:maps],

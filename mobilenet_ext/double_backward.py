@@ -90,7 +90,7 @@ def recorded_chain(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         return x
 
     need_input, _, _, _, *needs = ctx.needs_input_grad
-    tensors = ctx.saved_tensors[2 * len(plan.convs) :]
+    tensors = ctx.saved_tensors[2 * len(plan.convs) : -1]
     inputs = (ctx.saved_tensors[0], *tensors)
     first, *gradients = _gradients(stock, inputs, (need_input, *needs), grad_output)
     return first, None, None, None, *gradients

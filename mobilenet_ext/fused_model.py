@@ -4,7 +4,8 @@ Training writes raw convolution outputs only:
 
     stem conv -> raw -> [BN, act, depthwise, BN, act, pointwise] -> raw -> ... -> BN, act -> head
 
-Each bracket is one functional.bn_relu_separable_conv. Inference takes a FrozenMobileNet.
+All brackets together are one op on a CPU; elsewhere they run one by one (chain.py). Inference takes
+a FrozenMobileNet.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class FusedMobileNet(MobileNet):
         raw = functional.RawMap(output.contiguous(memory_format=torch.channels_last))
         nn.count_batch(*(layer.bn for layer in chain))
         norms = [nn.read_batch_norm(layer.bn, layer.activation) for layer in chain]
-        weights = [cast("Tensor", layer.conv._parameters["weight"]) for layer in chain]
+        weights: list[Tensor] = [layer.conv.weight for layer in chain]
         if dispatch.is_autocast_enabled(input.device):
             weights = list(map(dispatch.autocast, weights))
         links: list[Link] = []
@@ -101,11 +102,17 @@ class FusedMobileNet(MobileNet):
         """Return the modules that this network is made of."""
         if self._structure is None or not self._structure.is_current():
             self._structure = Structure(self)
-            chain = [x for x in self._structure.modules if isinstance(x, layers.ConvBNReLU)]
-            is_whole = type(self.stem) is nn.ConvBNReLU and all(map(nn.is_intact, self.blocks))
-            if is_whole and all(map(nn.is_plain, chain)):
-                self._structure.chain = chain
+            self._structure.chain = self._collect_chain()
         return self._structure
+
+    def _collect_chain(self) -> list[layers.ConvBNReLU] | None:
+        """Return the convolutions in order, if all are what they were built as."""
+        if type(self.stem) is not nn.ConvBNReLU or not all(map(nn.is_intact, self.blocks)):
+            return None
+        chain: list[layers.ConvBNReLU] = [self.stem]
+        for block in cast("list[nn.SeparableBlock]", self.blocks):
+            chain += (block.depthwise, block.pointwise)
+        return chain if all(map(nn.is_plain, chain)) else None
 
     def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:
         """Return the up-to-date frozen copy where it may stand in for this network."""

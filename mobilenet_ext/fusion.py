@@ -65,7 +65,9 @@ class FusedDepthwiseConv2d(nn.Conv2d):
         """act(bn(conv(input)))."""
         if not self.group.is_active(input):
             return super().forward(input)
-        bn = fused_layers.read_batch_norm(self.group.members["bn"], self.group.activation)
+        norm = self.group.members["bn"]
+        fused_layers.count_batch(norm)
+        bn = fused_layers.read_batch_norm(norm, self.group.activation)
         return functional.depthwise_conv_bn_relu(
             input,
             self.weight,
@@ -91,6 +93,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         if "conv" in self.group.members:
             return input
+        fused_layers.count_batch(self)
         bn = fused_layers.read_batch_norm(self, self.group.activation)
         return functional.bn_relu(input, **bn.arguments)
 

@@ -154,16 +154,15 @@ def count_batch(*norms: nn.modules.batchnorm._BatchNorm) -> None:
 
 def read_batch_norm(bn: nn.modules.batchnorm._BatchNorm, activation: str | None) -> BatchNorm:
     """Take a BatchNorm module's tensors and options for a forward that has been counted."""
-    parameters, buffers = bn._parameters, bn._buffers
-    mean, var = buffers["running_mean"], buffers["running_var"]
+    mean, var = bn._buffers["running_mean"], bn._buffers["running_var"]
     training, tracks = bn.training, bn.track_running_stats
     momentum: float | Tensor = 0.0 if bn.momentum is None else bn.momentum
     if bn.momentum is None and training and tracks and bn.num_batches_tracked is not None:
         momentum = bn.num_batches_tracked.double().reciprocal()
     keeps = tracks or not training
     return BatchNorm(
-        parameters["weight"],
-        parameters["bias"],
+        bn.weight,
+        bn.bias,
         mean if keeps else None,
         var if keeps else None,
         training or (mean is None and var is None),

@@ -197,6 +197,17 @@ def test_a_changed_weight_is_noticed() -> None:
         output.tensor.sum().backward()
 
 
+def test_a_changed_mean_of_the_input_is_noticed() -> None:
+    network = make_network(MODES["training"])
+    network.weights[1][1].requires_grad_()
+    x = make_tensor((3, 9, 9, 7))
+    mean, var = torch.ops.mobilenet_ext.batch_norm_statistics(x)
+    output, _ = run_chain(RawMap(x, mean, var), network.links(), statistics=False)
+    mean.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.tensor.sum().backward()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -12,7 +12,8 @@ from models import images, make_pair, named_gradients
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilenet_ext import FusedMobileNet
+from mobilenet_ext import FusedMobileNet, MobileNet
+from mobilenet_ext import nn as fused_layers
 
 
 def train(model: nn.Module, steps: int, dtype: torch.dtype) -> list[float]:
@@ -220,3 +221,53 @@ def test_dropout_and_train_mode() -> None:
     assert torch.equal(outputs[2], outputs[1])
     with torch.no_grad():
         assert torch.equal(fused.eval()(x), fused(x))
+
+
+def replica_of(model: nn.Module) -> nn.Module:
+    """What nn.DataParallel runs on each GPU: weights are attributes there, not parameters."""
+    copies = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, replica in copies.items():
+        for name, child in module._modules.items():
+            replica._modules[name] = None if child is None else copies[child]
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                replica._parameters[name] = None
+            else:
+                setattr(replica, name, parameter.clone())
+    return copies[model]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_replicas_of_data_parallel(training: bool) -> None:
+    model = FusedMobileNet(5, alpha=0.25, dropout=0.0).train(training)
+    expected = FusedMobileNet(5, alpha=0.25, dropout=0.0).train(training)
+    expected.load_state_dict(model.state_dict())
+    x = torch.randn(3, 3, 64, 64)
+    output = replica_of(model)(x)
+    torch.testing.assert_close(output, expected(x))
+    output.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_layers_beside_the_blocks_are_no_blocks() -> None:
+    """Nor is a block that stands in two places only one."""
+
+    class WithHead(FusedMobileNet):
+        def __init__(self) -> None:
+            super().__init__(5, alpha=0.25, dropout=0.0)
+            self.blocks[8] = self.blocks[7]
+            self.head = fused_layers.ConvBNReLU(3, 8, 3)
+
+        def forward(self, input: Tensor) -> Tensor:
+            logits = super().forward(input)
+            assert isinstance(logits, Tensor)
+            return logits + self.head(input).mean()
+
+    model = WithHead()
+    stock = MobileNet(5, alpha=0.25, dropout=0.0)
+    stock.blocks[8] = stock.blocks[7]
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
+    stock.load_state_dict(weights)
+    x = torch.randn(3, 3, 64, 64)
+    expected = stock(x) + copy.deepcopy(model.head)(x).mean()
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)

@@ -135,14 +135,15 @@ def test_opcheck_without_optional_arguments(options: dict[str, bool]) -> None:
     opcheck(ops.depthwise_conv_backward.default, (), sample.arguments)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("wanted", range(5))
-def test_opcheck_of_blocks_that_are_asked_for_little(wanted: int) -> None:
+def test_opcheck_of_blocks_that_are_asked_for_little(wanted: int, dtype: torch.dtype) -> None:
     case = case_named("channels_9")
-    opcheck(ops.separable_convs.default, (), blocks_arguments(case, of_batch=False))
+    opcheck(ops.separable_convs.default, (), blocks_arguments(case, dtype, of_batch=False))
     needs = [need == wanted for need in range(5)]
     for of_batch in (False, True):
         arguments = blocks_backward_arguments(
-            case, of_batch=of_batch, needs=needs[:4], need_input=needs[4]
+            case, dtype, of_batch=of_batch, needs=needs[:4], need_input=needs[4]
         )
         opcheck(ops.separable_convs_backward.default, (), arguments)
 

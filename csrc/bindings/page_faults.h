@@ -1,22 +1,21 @@
-// Fewer page faults. A map of tens of megabytes is mapped anew by every call: in pages of 4 KB the
-// kernel's faults cost more than a pointwise convolution of the same map.
+// Fewer page faults: in pages of 4 KB those of a new map cost more than its pointwise convolution.
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 
 #if defined(__linux__)
 #include <sys/mman.h>
-
-#include <cstdlib>
 #endif
 
 namespace mobilenet_ext {
 
-// Below this size malloc keeps memory to itself more often than not.
+// Two huge pages lie within this wherever it begins, but for its ends.
 constexpr int64_t kHugePageWorth = 4 * 1024 * 1024;
 
-// Asks for huge pages where `bytes` of memory just allocated have not been touched yet. A hint: if
-// the system has none, nothing changes.
+// Asks for huge pages for `bytes` of memory just allocated, where they have not been touched yet:
+// always if malloc has mapped them anew, as it does from 32 MB on. A hint: if the system has none,
+// nothing changes.
 inline void prefer_huge_pages(void* memory, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   if (bytes < kHugePageWorth) return;

@@ -160,6 +160,17 @@ inline OptionalTensor if_needed(const Tensor& t, bool needed) {
   return needed ? OptionalTensor(t) : std::nullopt;
 }
 
+// What separable_convs_backward returns, as long as nothing is needed.
+inline Tensors no_gradients(const Tensor& like, size_t blocks) {
+  Tensors results;
+  for (size_t i = 0; i < 1 + 6 * blocks; ++i) {
+    const bool is_vector = i > 0 && (i - 1) % 6 >= 2;
+    const ScalarType dtype = is_vector ? accumulator_type(like) : like.scalar_type();
+    results.push_back(empty_vector(like, dtype, 0));
+  }
+  return results;
+}
+
 // Gradients of the input, then per block of both weights, and of weight and bias of input_bn and
 // of bn. What is not needed is [0].
 template <typename Device>
@@ -176,10 +187,7 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
   size_t first = 0;  // block that needs a gradient
   while (!need_input && first + 1 < blocks && !block_flags(flags, first).needs_any()) ++first;
 
-  Tensors results;
-  for (size_t i = 0; i < 1 + 6 * blocks; ++i) {
-    results.push_back(empty_vector(grad_output, grad_output.scalar_type(), 0));
-  }
+  Tensors results = no_gradients(grad_output, blocks);
   Tensor grad = grad_output;
   // How the gradient of a block's output follows from `grad`, that of the BatchNorm after it.
   OptionalTensor output, grad_scale, raw_scale, raw_shift;

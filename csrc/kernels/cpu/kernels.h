@@ -1,7 +1,7 @@
 // The whole CPU interface: for each op its work items, grouped into phases, and the memory it
 // wants. A phase's items are independent and may run on any threads in any order; a phase starts
-// when the one before has ended. The split depends on the shape alone, never on the number of
-// threads, so that results are bitwise the same for any number of them.
+// when the one before has ended. The split depends on the shape and on the size of the L2 cache,
+// never on the number of threads, so that results are bitwise the same for any number of them.
 #pragma once
 
 #include "kernels/batch_norm.h"

@@ -1,5 +1,5 @@
-// How the work of an op is split into items: by the shape alone, so that every partial sum is the
-// same for any number of threads. Images first, then rows, then channels.
+// How the work of an op is split into items: by the shape and the size of the L2 cache, so that
+// every partial sum is the same for any number of threads. Images first, then rows, then channels.
 #pragma once
 
 #include "kernels/conv_shape.h"
@@ -8,7 +8,8 @@
 namespace mobilenet_ext::cpu {
 namespace {
 
-// An item of this many elements runs for some 20 us, against 2-5 us to wake a thread.
+// An item of this many elements runs for 5 us on large maps and 20 on maps of a few pixels, against
+// less than 1 us to take it and some partial sums to merge.
 constexpr int64_t kItemElements = 16 * 1024;
 // Bounds the memory of partial sums and still feeds a large server.
 constexpr int64_t kMaxItems = 128;
