@@ -1,6 +1,7 @@
-"""Interleaved timing: A B C A B C …, so that whatever disturbs the machine disturbs everybody."""
+"""Interleaved timing: A B C, B C A, …, so that whatever disturbs the machine disturbs everybody."""
 
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -81,16 +82,18 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time all `runs` in turns, each for about `min_time` seconds altogether.
 
-    The first call of a turn is not counted: it finds another contender's data in the cache and
-    another runtime's threads still spinning. Before all turns each runs for `warm_time` seconds.
+    The first call of a turn is not counted: it finds another contender's data in the cache. Its
+    threads may go on spinning for more than a call, so that every round has an order of its own.
+    Before all turns each runs for `warm_time` seconds.
     """
+    order = random.Random(0)  # noqa: S311  (no secrets)
     calls = {}
     for name, run in runs.items():
         seconds = warm_up(run, synchronize, warm_time)
         calls[name] = max(1, min(10_000, round(min_time / rounds / seconds)))
     timings = {name: Timing() for name in runs}
     for number in range(rounds):
-        for name, run in runs.items():
+        for name, run in order.sample(list(runs.items()), len(runs)):
             run()
             typical, least = take_turn(run, calls[name], synchronize, clock)
             timings[name].rounds.append(typical)

@@ -175,7 +175,10 @@ def test_contenders_take_turns(latency: ModuleType) -> None:
     runs = {name: functools.partial(order.append, name) for name in "ABC"}
     timings = timing.interleave(runs, rounds=4, min_time=0.0)
     warm_up, turns = order[:-24], order[-24:]
-    assert turns == list("AABBCC") * 4
+    rounds = ["".join(turns[i : i + 6]) for i in range(0, 24, 6)]
+    assert {"".join(sorted(round)) for round in rounds} == {"AABBCC"}
+    assert all(round[::2] == round[1::2] for round in rounds)
+    assert len(set(rounds)) > 1, "always one after the same other"
     assert set(warm_up) == set("ABC")
     assert all(len(timing.rounds) == 4 for timing in timings.values())
 
