@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import _library  # noqa: F401  (it defines the ops)
+from .geometry import Conv
 
 
 @register_flop_formula(torch.ops.mobilenet_ext.depthwise_conv)
@@ -93,10 +94,10 @@ def mobilenet_flop(
     **kwargs: object,
 ) -> int:
     """Count the convolutions and the classifier, as for the layers one by one."""
-    batch, _, height, width = input.shape
+    batch = input.shape[0]
+    size: Sequence[int] = input.shape[2:]
     macs, channels = 0, 0
-    for index, (before, channels, stride, *pads) in enumerate(layers.tolist()):
-        height = (height + pads[2] + pads[3] - 3) // stride + 1
-        width = (width + pads[0] + pads[1] - 3) // stride + 1
-        macs += height * width * before * (9 * channels if index == 0 else 9 + channels)
+    for index, (before, channels, *geometry) in enumerate(layers.tolist()):
+        size = Conv._make([*geometry, 1]).output_size(size, 3)  # dilation 1
+        macs += prod(size) * before * (9 * channels if index == 0 else 9 + channels)
     return 2 * batch * (macs + channels * outputs * has_classifier)
