@@ -19,5 +19,14 @@ def set_isa(name: str) -> None:
 def stamp_objects(dicts: list[Any]) -> int:
     """Hash of the objects that dicts hold, and of their types."""
 
-def stamp_tensors(dicts: list[Any]) -> int:
-    """Hash of the tensors that dicts hold, of their versions and of where their data lies."""
+def stamp_tensors(dicts: list[Any]) -> int | None:
+    """Hash of the tensors that dicts hold, of their versions and of where their data lies.
+
+    None if one is an inference tensor or of a subclass: such can change unnoticed.
+    """
+
+def any_items(dicts: list[Any]) -> bool:
+    """Tell whether one of the dicts holds something."""
+
+def any_training(modules: list[Any]) -> bool:
+    """Tell whether one of the modules is in training mode."""

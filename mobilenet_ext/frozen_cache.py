@@ -7,10 +7,9 @@ written in place.
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import _C
 from .inference import FrozenMobileNet
@@ -18,9 +17,6 @@ from .structure import Structure
 
 if TYPE_CHECKING:
     from .model import MobileNet
-
-
-_is_training = attrgetter("training")
 
 
 class FrozenCache:
@@ -37,30 +33,19 @@ class FrozenCache:
         ]
         # Kept, so that no other object gets the address of one that was seen.
         self._tensors: list[Tensor | None] = []
-        self._objects = self._stamp = -1
-        self._can_watch = False
+        self._stamp: int | None = None
         self._frozen: FrozenMobileNet | None = None
 
     def get(self, model: MobileNet) -> FrozenMobileNet | None:
         """Return a frozen copy equal to the model as it is, or None where there can be none."""
-        if self.structure.has_hooks() or any(map(_is_training, self.structure.modules)):
-            return None
-        objects = _C.stamp_objects(self._tensor_dicts)
-        if objects != self._objects:
-            self._objects, self._stamp = objects, -1
-            self._tensors = [x for tensors in self._tensor_dicts for x in tensors.values()]
-            self._can_watch = all(map(_has_stamp, self._tensors))
-        if not self._can_watch:
+        if self.structure.has_hooks() or self.structure.is_training():
             return None
         stamp = _C.stamp_tensors(self._tensor_dicts)
         if stamp != self._stamp:
-            self._stamp, self._frozen = stamp, _freeze(model)
+            self._stamp = stamp
+            self._tensors = [x for tensors in self._tensor_dicts for x in tensors.values()]
+            self._frozen = None if stamp is None else _freeze(model)
         return self._frozen
-
-
-def _has_stamp(x: Tensor | None) -> bool:
-    """Tell whether writes to a tensor can be noticed: inference tensors have no version."""
-    return x is None or (type(x) in (Tensor, nn.Parameter) and not x.is_inference())
 
 
 def _freeze(model: MobileNet) -> FrozenMobileNet | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 from torch import nn
 
+from . import _C
 from .layers import ConvBNReLU
 
 
 class Structure:
-    """The modules below a model, and their hooks."""
+    """The modules below a model, their hooks and their modes."""
 
     def __init__(self, model: nn.Module) -> None:
         """Collect them as they are now."""
@@ -19,9 +19,8 @@ class Structure:
         """The layers in order, for a model that may run as a chain."""
         holders = [module._modules for module in model.modules() if module._modules]
         self._holders: list[dict[str, nn.Module | None]] = holders
-        self._present = self._collect()
-        self._types = list(map(type, self._present))
-        self.modules = [module for module in self._present if module is not None]
+        self.modules = [m for held in holders for m in held.values() if m is not None]
+        self._stamp = _C.stamp_objects(holders)
         self._hooks: list[dict[Any, Any]] = [
             hooks
             for module in self.modules
@@ -35,12 +34,12 @@ class Structure:
 
     def is_current(self) -> bool:
         """Tell whether the model is still made of the same modules, of the same types."""
-        present = self._collect()
-        return present == self._present and list(map(type, present)) == self._types
+        return _C.stamp_objects(self._holders) == self._stamp
 
     def has_hooks(self) -> bool:
         """Tell whether calling any of the modules runs more than its forward."""
-        return any(self._hooks)
+        return _C.any_items(self._hooks)
 
-    def _collect(self) -> list[nn.Module | None]:
-        return list(chain.from_iterable(held.values() for held in self._holders))
+    def is_training(self) -> bool:
+        """Tell whether any of the modules is in training mode."""
+        return _C.any_training(self.modules)

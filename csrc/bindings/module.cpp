@@ -60,7 +60,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("stamp_objects", &mobilenet_ext::stamp_objects, pybind11::arg("dicts"),
         "Hash of the objects that dicts hold, and of their types.");
   m.def("stamp_tensors", &mobilenet_ext::stamp_tensors, pybind11::arg("dicts"),
-        "Hash of the tensors that dicts hold, of their versions and of where their data lies.");
+        "Hash of the tensors that dicts hold, of their versions and of where their data lies; None "
+        "if one is an inference tensor or of a subclass.");
+  m.def("any_items", &mobilenet_ext::any_items, pybind11::arg("dicts"),
+        "Whether one of the dicts holds something.");
+  m.def("any_training", &mobilenet_ext::any_training, pybind11::arg("modules"),
+        "Whether one of the modules is in training mode.");
   m.def("set_isa", &set_isa, pybind11::arg("name"),
         "Makes another instruction set the one in use.");
 }

@@ -18,8 +18,12 @@ namespace {
 constexpr int kTileSums = kLanes<float> == 16 ? 24 : kLanes<float> == 8 ? 12 : 8;
 template <typename A>
 constexpr int kPanelVectors = static_cast<int>(kPanel) / kLanes<A>;
+// Rows of a tile that is so many vectors wide.
+constexpr int most_tile_rows(int vectors) {
+  return kTileSums / vectors < 12 ? kTileSums / vectors : 12;
+}
 template <typename A>
-constexpr int kMaxTileRows = kTileSums / kPanelVectors<A> < 12 ? kTileSums / kPanelVectors<A> : 12;
+constexpr int kMaxTileRows = most_tile_rows(kPanelVectors<A>);
 
 // Panels side by side in a tile of so many rows.
 template <typename A>
@@ -35,9 +39,11 @@ inline int64_t row_pitch(int64_t channels) {
   return padded % 256 == 0 ? padded + kPanel : padded;
 }
 
-template <typename A, int kRows, int kPanels>
+// kWidth: vectors of each panel's lines that count; fewer than all of them go with a single panel.
+template <typename A, int kRows, int kPanels, int kWidth = kPanelVectors<A>>
 struct Tile {
-  static constexpr int kVectors = kPanels * kPanelVectors<A>;
+  static_assert(kPanels == 1 || kWidth == kPanelVectors<A>);
+  static constexpr int kVectors = kPanels * kWidth;
   Vec<A> sum[kRows][kVectors];
 
   // Every row starts with `first` [kPanels * kPanel].
@@ -57,8 +63,8 @@ struct Tile {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 8
-        for (int v = 0; v < kPanelVectors<A>; ++v) {
-          line[p * kPanelVectors<A> + v] =
+        for (int v = 0; v < kWidth; ++v) {
+          line[p * kWidth + v] =
               load(b + p * panel_stride + k * kPanel + v * kLanes<A>, AllLanes{});
         }
       }

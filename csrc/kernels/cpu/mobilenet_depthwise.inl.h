@@ -1,7 +1,9 @@
 // The depthwise convolution of whole-network inference: act(conv(x) + bias), 3 x 3, stride 1 or 2,
-// float32. Pixels are whole panels of channels, the last of them zeros. Channels run innermost over
-// contiguous memory; four neighbouring outputs share what they load. Taps outside the map are left
-// out, so that maps of a few pixels, which are all border, do less work and not more.
+// float32. Pixels are whole panels of channels, the last of them zeros. Four neighbouring outputs
+// share what they load, and a run of such groups shares the weights; a run ends where its pixels
+// would not stay in the L1 cache for the next vector of channels. So rows of few channels are gone
+// through pixel by pixel, wide ones channel by channel over contiguous memory. Taps outside the map
+// are left out, so that maps of a few pixels, which are all border, do less work and not more.
 #pragma once
 
 #include "kernels/cpu/partition.h"
@@ -10,6 +12,8 @@
 
 namespace mobilenet_ext::cpu {
 namespace {
+
+constexpr int64_t kRunBytes = 16 * 1024;  // of the L1 cache
 
 // A row of outputs of some channels, and the rows of its taps that lie inside the map.
 struct DepthwiseRow {
@@ -21,36 +25,40 @@ struct DepthwiseRow {
   float* output;
 };
 
-// Outputs x, x + 1, ... from the taps [kFirstColumn, kEndColumn) of kTapRows rows; `from`: input
-// pixel of the first output's first tap, which may lie outside.
+// `groups` times kOutputs outputs from x on, from the taps [kFirstColumn, kEndColumn) of kTapRows
+// rows; `from`: input pixel of the first output's first tap, which may lie outside. The weights of
+// a vector of channels stay in registers for all groups.
 template <int kTapRows, int kStride, int kOutputs, int kFirstColumn, int kEndColumn,
           Activation kActivation>
-void depthwise_pixels(const DepthwiseRow& row, int64_t x, int64_t from) {
-  float* output = row.output + x * row.pitch;
+void depthwise_pixels(const DepthwiseRow& row, int64_t x, int64_t from, int64_t groups) {
   for (int64_t c = 0; c < row.channels; c += kLanes<float>) {
-    Vec<float> sum[kOutputs];
     const Vec<float> bias = load(row.bias + c, AllLanes{});
-    for (int i = 0; i < kOutputs; ++i) sum[i] = bias;
-#pragma GCC unroll 3
+    Vec<float> weight[kTapRows][3] = {};
     for (int tap_y = 0; tap_y < kTapRows; ++tap_y) {
-      const float* input = row.input[tap_y] + from * row.pitch + c;
-      Vec<float> weight[3] = {};
-#pragma GCC unroll 3
       for (int tap_x = kFirstColumn; tap_x < kEndColumn; ++tap_x) {
-        weight[tap_x] = load(row.weight[tap_y] + tap_x * row.tap_stride + c, AllLanes{});
-      }
-#pragma GCC unroll 16
-      for (int column = kFirstColumn; column < (kOutputs - 1) * kStride + kEndColumn; ++column) {
-        const Vec<float> value = load(input + column * row.pitch, AllLanes{});
-#pragma GCC unroll 4
-        for (int i = 0; i < kOutputs; ++i) {
-          const int tap_x = column - i * kStride;
-          if (tap_x >= kFirstColumn && tap_x < kEndColumn) sum[i] += value * weight[tap_x];
-        }
+        weight[tap_y][tap_x] = load(row.weight[tap_y] + tap_x * row.tap_stride + c, AllLanes{});
       }
     }
-    for (int i = 0; i < kOutputs; ++i) {
-      store(output + i * row.pitch + c, activate<kActivation>(sum[i]), AllLanes{});
+    for (int64_t g = 0; g < groups; ++g) {
+      Vec<float> sum[kOutputs];
+      for (int i = 0; i < kOutputs; ++i) sum[i] = bias;
+#pragma GCC unroll 3
+      for (int tap_y = 0; tap_y < kTapRows; ++tap_y) {
+        const float* input = row.input[tap_y] + (from + g * kOutputs * kStride) * row.pitch + c;
+#pragma GCC unroll 16
+        for (int column = kFirstColumn; column < (kOutputs - 1) * kStride + kEndColumn; ++column) {
+          const Vec<float> value = load(input + column * row.pitch, AllLanes{});
+#pragma GCC unroll 4
+          for (int i = 0; i < kOutputs; ++i) {
+            const int tap_x = column - i * kStride;
+            if (tap_x >= kFirstColumn && tap_x < kEndColumn) sum[i] += value * weight[tap_y][tap_x];
+          }
+        }
+      }
+      float* output = row.output + (x + g * kOutputs) * row.pitch + c;
+      for (int i = 0; i < kOutputs; ++i) {
+        store(output + i * row.pitch, activate<kActivation>(sum[i]), AllLanes{});
+      }
     }
   }
 }
@@ -60,20 +68,22 @@ template <int kTapRows, Activation kActivation>
 void depthwise_border(const DepthwiseRow& row, int64_t x, int64_t from, int64_t first,
                       int64_t end) {
   if (first == 0 && end == 2)
-    return depthwise_pixels<kTapRows, 1, 1, 0, 2, kActivation>(row, x, from);
+    return depthwise_pixels<kTapRows, 1, 1, 0, 2, kActivation>(row, x, from, 1);
   if (first == 1 && end == 3)
-    return depthwise_pixels<kTapRows, 1, 1, 1, 3, kActivation>(row, x, from);
+    return depthwise_pixels<kTapRows, 1, 1, 1, 3, kActivation>(row, x, from, 1);
   if (first == 0 && end == 1)
-    return depthwise_pixels<kTapRows, 1, 1, 0, 1, kActivation>(row, x, from);
+    return depthwise_pixels<kTapRows, 1, 1, 0, 1, kActivation>(row, x, from, 1);
   if (first == 1 && end == 2)
-    return depthwise_pixels<kTapRows, 1, 1, 1, 2, kActivation>(row, x, from);
+    return depthwise_pixels<kTapRows, 1, 1, 1, 2, kActivation>(row, x, from, 1);
   if (first == 2 && end == 3)
-    return depthwise_pixels<kTapRows, 1, 1, 2, 3, kActivation>(row, x, from);
-  depthwise_pixels<kTapRows, 1, 1, 0, 3, kActivation>(row, x, from);
+    return depthwise_pixels<kTapRows, 1, 1, 2, 3, kActivation>(row, x, from, 1);
+  depthwise_pixels<kTapRows, 1, 1, 0, 3, kActivation>(row, x, from, 1);
 }
 
 template <int kTapRows, int kStride, Activation kActivation>
 void depthwise_row(const ConvShape& s, const DepthwiseRow& row) {
+  const int64_t group_floats = kTapRows * 4 * kStride * row.pitch;
+  const int64_t fitting = kRunBytes / (group_floats * static_cast<int64_t>(sizeof(float)));
   int64_t x = 0;
   while (x < s.out_width) {
     const int64_t from = x * kStride - s.pad_left;
@@ -82,10 +92,12 @@ void depthwise_row(const ConvShape& s, const DepthwiseRow& row) {
              from + (outputs - 1) * kStride + 3 <= s.in_width;
     };
     if (inside(4)) {
-      depthwise_pixels<kTapRows, kStride, 4, 0, 3, kActivation>(row, x, from);
-      x += 4;
+      int64_t groups = 1;
+      while (groups < fitting && inside(4 * (groups + 1))) ++groups;
+      depthwise_pixels<kTapRows, kStride, 4, 0, 3, kActivation>(row, x, from, groups);
+      x += 4 * groups;
     } else if (inside(2)) {
-      depthwise_pixels<kTapRows, kStride, 2, 0, 3, kActivation>(row, x, from);
+      depthwise_pixels<kTapRows, kStride, 2, 0, 3, kActivation>(row, x, from, 1);
       x += 2;
     } else {
       const int64_t first = max_of(0, -from), end = min_of(3, s.in_width - from);

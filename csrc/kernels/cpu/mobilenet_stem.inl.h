@@ -48,19 +48,37 @@ inline void stage_stem_row(const MobileNetArgs& args, int64_t n, int64_t r, cons
   }
 }
 
-template <int kRows, int kPanels, Activation kActivation>
+template <int kRows, int kWidth, Activation kActivation>
 void stem_tile(const MobileNetLayer& stem, const StemRing& ring, int64_t top, int64_t x,
                int64_t panel, float* to) {
   const int64_t channels = stem.conv.channels, depth = stem_depth(channels);
   const int64_t panel_stride = depth * kPanel, step = stem.conv.stride * channels;
   const float* weight = stem.weight + panel * panel_stride;
-  Tile<float, kRows, kPanels> tile;
+  Tile<float, kRows, 1, kWidth> tile;
   tile.start(stem.weight + round_to_panels(stem.out_channels) * depth + panel * kPanel);
   for (int64_t y = 0; y < 3; ++y) {
     tile.add(ring.row(top + y) + x * step, step, 1, weight + y * 3 * channels * kPanel,
              panel_stride, 3 * channels);
   }
   tile.template finish<kActivation>(to + panel * kPanel, row_pitch(stem.out_channels));
+}
+
+// A row of outputs in tiles whose panels have kWidth vectors; narrower panels leave registers for
+// more rows. Channels beyond the vectors of a panel are left as they are: nobody reads them.
+template <int kWidth, Activation kActivation>
+void stem_row(const MobileNetLayer& stem, const StemRing& ring, int64_t top, float* to) {
+  constexpr int kMostRows = most_tile_rows(kWidth);
+  const RowTiles tiles(stem.conv.out_width, kMostRows);
+  const int64_t panels = round_to_panels(stem.out_channels) / kPanel;
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    const int64_t x = tiles.begin(t);
+    dispatch_rows<kMostRows>(tiles.size(t), [&](auto rows) {
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        stem_tile<decltype(rows)::value, kWidth, kActivation>(
+            stem, ring, top, x, panel, to + x * row_pitch(stem.out_channels));
+      }
+    });
+  }
 }
 
 // Output rows [rows.begin, rows.end), counted through all images from `first_image` on, of the map
@@ -71,9 +89,7 @@ void stem_rows(const MobileNetArgs& args, int64_t first_image, Range rows, float
   const MobileNetLayer& stem = args.stem;
   const ConvShape& s = stem.conv;
   const StemRing ring(s, scratch);
-  const RowTiles tiles(s.out_width, kMaxTileRows<float>);
-  const int64_t panels = round_to_panels(stem.out_channels) / kPanel;
-  const int64_t pitch = row_pitch(stem.out_channels);
+  const bool narrow = stem.out_channels <= kLanes<float>;
   int64_t staged = 0;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t image = r / s.out_height, top = r % s.out_height * s.stride;
@@ -81,15 +97,11 @@ void stem_rows(const MobileNetArgs& args, int64_t first_image, Range rows, float
     for (staged = max_of(staged, top); staged < top + 3; ++staged) {
       stage_stem_row(args, first_image + image, staged, ring);
     }
-    for (int64_t t = 0; t < tiles.count; ++t) {
-      const int64_t x = tiles.begin(t);
-      float* to = output + (r * s.out_width + x) * pitch;
-      dispatch_rows<kMaxTileRows<float>>(tiles.size(t), [&](auto rows_constant) {
-        constexpr int kRows = decltype(rows_constant)::value;
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          stem_tile<kRows, 1, kActivation>(stem, ring, top, x, panel, to);
-        }
-      });
+    float* to = output + r * s.out_width * row_pitch(stem.out_channels);
+    if (narrow) {
+      stem_row<1, kActivation>(stem, ring, top, to);
+    } else {
+      stem_row<kPanelVectors<float>, kActivation>(stem, ring, top, to);
     }
   }
 }
