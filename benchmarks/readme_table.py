@@ -24,14 +24,16 @@ def timed(point: dict[str, Any]) -> dict[str, float]:
 
 
 def row(point: dict[str, Any]) -> str:
-    """Return one line: ours, then the peers from the fastest on, with their ratio to ours."""
+    """Return one line: ours and frozen, then the peers, the fastest first, as ratios to ours."""
     ratios = {result["contender"]: result["ratio"] for result in point["results"]}
     peers = {name: ms for name, ms in timed(point).items() if not name.startswith(OURS)}
     cells = [
         f"{name} {ms:.3g} ms ({ratios[name]:.2f}×)"
         for name, ms in sorted(peers.items(), key=lambda item: item[1])
     ]
-    return f"| {point['label']} | {timed(point)[OURS]:.3g} ms | {', '.join(cells)} |"
+    frozen = timed(point).get(f"{OURS}.freeze")
+    ours = f"{timed(point)[OURS]:.3g} ms" + (f", frozen {frozen:.3g} ms" if frozen else "")
+    return f"| {point['label']} | {ours} | {', '.join(cells)} |"
 
 
 def table(files: list[pathlib.Path]) -> str:

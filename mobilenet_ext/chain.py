@@ -10,7 +10,7 @@ run one by one, step by step (block.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,17 +20,19 @@ from torch.autograd.function import Function
 from . import block, pointwise
 from .autograd import mark_statistics
 from .batch_norm import BatchNorm, Options, Statistics, vector_dtype
+from .chain_layout import (
+    BlockFlags,
+    Normalised,
+    block_gradients,
+    block_results,
+    block_tensors,
+)
 from .dispatch import needs_grad
 from .double_backward import is_recorded, recorded_chain
 from .geometry import Conv
 from .pointwise import RawMap
 
 _ops = torch.ops.mobilenet_ext
-
-# Of each block, in the lists that the ops take and give:
-_TENSORS = 10  # both weights, then the Vectors of input_bn and of bn
-_RESULTS = 13  # output, mean, var, raw, raw_mean, then (scale, shift, invstd, unbiased_var) twice
-_GRADIENTS = 6  # of both weights, then of weight and bias of input_bn and of bn
 
 
 class Link(NamedTuple):
@@ -67,10 +69,8 @@ class Plan(NamedTuple):
     @property
     def options(self) -> list[int]:
         """As the ops take them: geometry and both activations, block by block."""
-        result: list[int] = []
-        for conv, input_bn, bn in zip(self.convs, self.input_bns, self.bns, strict=True):
-            result += (*conv, input_bn.activation, bn.activation)
-        return result
+        blocks = zip(self.convs, self.input_bns, self.bns, strict=True)
+        return [n for conv, x, y in blocks for n in (*conv, x.activation, y.activation)]
 
 
 class Values(NamedTuple):
@@ -78,8 +78,8 @@ class Values(NamedTuple):
 
     maps: tuple[Tensor, Tensor]
     """Input, and raw output of the depthwise convolution."""
-    vectors: tuple[Tensor, ...]
-    """Scale, shift, mean and invstd of input_bn, then of bn."""
+    norms: tuple[Normalised, Normalised]
+    """Of input_bn and of bn."""
     moments: tuple[Tensor | None, ...]
     """Mean and unbiased variance of the input, then of raw; None: not the batch's."""
 
@@ -106,7 +106,8 @@ def run_chain(
         outputs = SeparableConvs.apply(*input, plan, *tensors)
     else:
         outputs, _ = chain_forward(input, tensors, plan)
-    moments = [Moments(Statistics(*x[:2]), Statistics(*x[2:])) for x in _runs(outputs[3:], 4)]
+    pairs = [Statistics(*pair) for pair in zip(outputs[3::2], outputs[4::2], strict=True)]
+    moments = [Moments(*both) for both in zip(pairs[::2], pairs[1::2], strict=True)]
     return RawMap(*outputs[:3]), moments
 
 
@@ -135,11 +136,6 @@ def _run_one_by_one(
     return input, moments
 
 
-def _runs(items: Sequence[Any], length: int) -> Iterator[Sequence[Any]]:
-    """Cut a list into runs."""
-    return (items[i : i + length] for i in range(0, len(items), length))
-
-
 def chain_forward(
     input: RawMap, tensors: Sequence[Tensor | None], plan: Plan
 ) -> tuple[tuple[Tensor | None, ...], list[Values]]:
@@ -154,20 +150,19 @@ def chain_forward(
     tensors = [y if y is None or y.ndim != 1 or y.dtype == dtype else y.to(dtype) for y in tensors]
     results = _ops.separable_convs(x, mean, var, tensors, plan.eps, plan.options, plan.statistics)
     values = []
-    pairs = zip(_runs(tensors, _TENSORS), _runs(results, _RESULTS), strict=True)
-    for block_tensors, (output, output_mean, output_var, raw, raw_mean, *applied) in pairs:
-        input_mean, bn_mean = block_tensors[4], block_tensors[8]
-        input_moments: tuple[Tensor | None, ...] = (None, None)
-        moments: tuple[Tensor | None, ...] = (None, None)
-        if input_mean is None:
-            input_mean, input_moments = mean, (mean, applied[3])
-        if bn_mean is None:
-            bn_mean, moments = raw_mean, (raw_mean, applied[7])
-        input_vectors, vectors = (*applied[:2], input_mean, applied[2]), (*applied[4:6], bn_mean)
-        values.append(
-            Values((x, raw), (*input_vectors, *vectors, applied[6]), (*input_moments, *moments))
-        )
-        x, mean, var = output, output_mean, output_var
+    for before, after in zip(block_tensors(tensors), block_results(results), strict=True):
+        norms: list[Normalised] = []
+        moments: list[Tensor | None] = []
+        for running, of_batch, (scale, shift, invstd, unbiased_var) in (
+            (before.input_bn.mean, mean, after.input_bn),
+            (before.bn.mean, after.raw_mean, after.bn),
+        ):
+            used = of_batch if running is None else running
+            assert used is not None
+            norms.append(Normalised(scale, shift, used, invstd))
+            moments += (of_batch, unbiased_var) if running is None else (None, None)
+        values.append(Values((x, after.raw), (norms[0], norms[1]), tuple(moments)))
+        x, mean, var = after[:3]
     if not plan.statistics:
         mean = var = None
     return (x, mean, var, *(y for value in values for y in value.moments)), values
@@ -190,7 +185,7 @@ class SeparableConvs(Function):
         ctx.plan = plan
         # Autograd need not watch them: running means are among the tensors, and the input's mean is
         # saved beside them; nobody else sees the others.
-        ctx.vectors = [y for value in values for y in value.vectors]
+        ctx.vectors = [y for value in values for norm in value.norms for y in norm]
         ctx.save_for_backward(*(y for value in values for y in value.maps), *tensors, mean)
         mark_statistics(ctx, *outputs[1:])
         return outputs
@@ -209,15 +204,17 @@ class SeparableConvs(Function):
         grad_input, *gradients = _ops.separable_convs_backward(
             grad_output,
             saved[:maps],
-            [weight for run in _runs(tensors, _TENSORS) for weight in run[:2]],
+            [weight for block in block_tensors(tensors) for weight in block[:2]],
             ctx.vectors,
             plan.options,
             _flags(tensors, needs),
             need_input,
         )
         results: list[Tensor | None] = []
-        for dw, pw, *both in _runs(gradients, _GRADIENTS):
-            results += (dw, pw, *both[:2], None, None, *both[2:], None, None)
+        for x in block_gradients(gradients):
+            results += (x.depthwise_weight, x.pointwise_weight)
+            results += (x.input_bn_weight, x.input_bn_bias, None, None)
+            results += (x.bn_weight, x.bn_bias, None, None)
         kept = (x if need else None for x, need in zip(results, needs, strict=True))
         return grad_input if need_input else None, None, None, None, *kept
 
@@ -225,7 +222,8 @@ class SeparableConvs(Function):
 def _flags(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[bool]:
     """As the backward op takes them: what is of the batch, and which gradients are needed."""
     flags: list[bool] = []
-    for t, need in zip(_runs(tensors, _TENSORS), _runs(needs, _TENSORS), strict=True):
-        flags += (t[4] is None, t[8] is None, need[0], need[1])
-        flags += (need[2] or need[3], need[6] or need[7])
+    for x, need in zip(block_tensors(tensors), block_tensors(needs), strict=True):
+        parameters = (need[:1], need[1:2], need.input_bn, need.bn)
+        of_batch = (x.input_bn.mean is None, x.bn.mean is None)
+        flags += BlockFlags(*of_batch, *map(any, parameters))
     return flags

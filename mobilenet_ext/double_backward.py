@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import reference
 from .batch_norm import Options, Vectors
+from .chain_layout import block_tensors
 from .geometry import Unit
 
 
@@ -76,17 +77,12 @@ def recorded_chain(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     plan = ctx.plan
 
     def stock(x: Tensor, *tensors: Tensor | None) -> Tensor:
-        runs = (tensors[i : i + 10] for i in range(0, len(tensors), 10))
-        for run, conv, *norms in zip(runs, plan.convs, plan.input_bns, plan.bns, strict=True):
-            input_bn, bn = (
-                options.batch_norm(Vectors(*vectors)).arguments
-                for options, vectors in zip(norms, (run[2:6], run[6:]), strict=True)
-            )
-            depthwise_weight, weight = run[:2]
-            assert depthwise_weight is not None
-            assert weight is not None
-            raw = reference.conv2d(reference.bn_relu(x, **input_bn), depthwise_weight, conv)
-            x = F.conv2d(reference.bn_relu(raw, **bn), weight)
+        steps = zip(block_tensors(tensors), plan.convs, plan.input_bns, plan.bns, strict=True)
+        for block, conv, input_options, options in steps:
+            input_bn = input_options.batch_norm(block.input_bn).arguments
+            bn = options.batch_norm(block.bn).arguments
+            raw = reference.conv2d(reference.bn_relu(x, **input_bn), block.depthwise_weight, conv)
+            x = F.conv2d(reference.bn_relu(raw, **bn), block.pointwise_weight)
         return x
 
     need_input, _, _, _, *needs = ctx.needs_input_grad

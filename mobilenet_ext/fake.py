@@ -15,6 +15,7 @@ from torch.library import register_fake
 
 from . import _library  # noqa: F401  (it defines the ops)
 from .batch_norm import vector_dtype
+from .chain_layout import block_flags, block_options, block_tensors
 from .geometry import Conv
 
 
@@ -152,23 +153,20 @@ def separable_convs(
     statistics: bool,
 ) -> list[Tensor]:
     results: list[Tensor] = []
-    blocks = len(eps) // 2
     no_maps = (None, None, 0, None, None, 0)
-    for i in range(blocks):
-        depthwise_weight, weight, *norms = tensors[10 * i : 10 * i + 10]
-        assert depthwise_weight is not None
-        assert weight is not None
-        counts = statistics if i == blocks - 1 else tensors[10 * i + 14] is None
-        *conv, _, _ = options[8 * i : 8 * i + 8]
+    blocks = block_tensors(tensors)
+    counted = [*(block.input_bn.mean is None for block in blocks[1:]), statistics]
+    for block, (conv, *_), counts in zip(blocks, block_options(options), counted, strict=True):
         raw, raw_mean, _ = depthwise_conv(
-            input, depthwise_weight, *no_maps, norms[6] is None, *conv
+            input, block.depthwise_weight, *no_maps, block.bn.mean is None, *conv
         )
-        results += (*pointwise_conv(raw, weight, *no_maps, counts), raw, raw_mean)
-        for x, running_mean in ((input, norms[2]), (raw, norms[6])):
+        output, mean, var = pointwise_conv(raw, block.pointwise_weight, *no_maps, counts)
+        results += (output, mean, var, raw, raw_mean)
+        for x, bn in ((input, block.input_bn), (raw, block.bn)):
             channels = x.shape[1]
             results += (_vector(x, channels) for _ in range(3))
-            results.append(_vector(x, channels if running_mean is None else 0))
-        input = results[13 * i]
+            results.append(_vector(x, channels if bn.mean is None else 0))
+        input = output
     return results
 
 
@@ -184,18 +182,18 @@ def separable_convs_backward(
 ) -> list[Tensor]:
     input, need_dx = maps[0], need_input
     results = [_map(input, input.shape) if need_input else input.new_empty(0)]
-    for i in range(len(maps) // 2):
-        input = maps[2 * i]
-        _, of_batch, *needs, need_input_bn, need_bn = flags[6 * i : 6 * i + 6]
-        need_norms = need_dx or need_input_bn
-        need_sums = need_bn or (of_batch and (need_norms or needs[0]))
+    inputs, pairs = maps[::2], zip(weights[::2], weights[1::2], strict=True)
+    for input, both, block in zip(inputs, pairs, block_flags(flags), strict=True):
+        need_norms = need_dx or block.need_input_bn
+        need_raw = need_norms or block.need_depthwise_weight
+        need_sums = block.need_bn or (block.of_batch and need_raw)
         results += (
             input.new_empty(weight.shape if need else 0)
-            for weight, need in zip(weights[2 * i : 2 * i + 2], needs, strict=True)
+            for weight, need in zip(both, block.needs[:2], strict=True)
         )
         for need in (need_norms, need_norms, need_sums, need_sums):
             results.append(_vector(input, input.shape[1] if need else 0))
-        need_dx = need_dx or any((*needs, need_input_bn, need_bn))
+        need_dx = need_dx or any(block.needs)
     return results
 
 

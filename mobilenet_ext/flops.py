@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from . import _library  # noqa: F401  (it defines the ops)
+from .chain_layout import block_results, block_tensors
 from .geometry import Conv
 
 
@@ -64,9 +65,8 @@ def pointwise_conv_backward_flop(
 @register_flop_formula(torch.ops.mobilenet_ext.separable_convs, get_raw=True)
 def separable_convs_flop(*args: Any, out_val: Sequence[Tensor], **kwargs: object) -> int:
     """Both convolutions of each block."""
-    tensors, raws = args[3], out_val[3::13]
-    pairs = zip(raws, tensors[::10], tensors[1::10], strict=True)
-    return sum(2 * raw.numel() * _taps(depthwise, weight) for raw, depthwise, weight in pairs)
+    pairs = zip(block_results(out_val), block_tensors(args[3]), strict=True)
+    return sum(2 * results.raw.numel() * _taps(*block[:2]) for results, block in pairs)
 
 
 @register_flop_formula(torch.ops.mobilenet_ext.separable_convs_backward, get_raw=True)

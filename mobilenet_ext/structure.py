@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from . import _C
 from .layers import ConvBNReLU
 
 
 class Structure:
-    """The modules below a model, their hooks and their modes."""
+    """The modules below a model, their hooks, and the modes of those that have two."""
 
     def __init__(self, model: nn.Module) -> None:
         """Collect them as they are now."""
@@ -19,8 +22,10 @@ class Structure:
         """The layers in order, for a model that may run as a chain."""
         holders = [module._modules for module in model.modules() if module._modules]
         self._holders: list[dict[str, nn.Module | None]] = holders
-        self.modules = [m for held in holders for m in held.values() if m is not None]
-        self._stamp = _C.stamp_objects(holders)
+        self._present = self._collect()
+        self._stamp: int | None = None
+        self.modules = [module for module, _ in self._present if module is not None]
+        self._modal = [m for m in self.modules if isinstance(m, (_BatchNorm, _DropoutNd))]
         self._hooks: list[dict[Any, Any]] = [
             hooks
             for module in self.modules
@@ -34,12 +39,20 @@ class Structure:
 
     def is_current(self) -> bool:
         """Tell whether the model is still made of the same modules, of the same types."""
-        return _C.stamp_objects(self._holders) == self._stamp
+        if torch.compiler.is_compiling():  # which follows Python only
+            return self._collect() == self._present
+        stamp = _C.stamp_objects(self._holders)
+        if self._stamp is None and self._collect() == self._present:
+            self._stamp = stamp
+        return stamp == self._stamp
 
     def has_hooks(self) -> bool:
         """Tell whether calling any of the modules runs more than its forward."""
-        return _C.any_items(self._hooks)
+        return any(self._hooks) if torch.compiler.is_compiling() else _C.any_items(self._hooks)
 
     def is_training(self) -> bool:
-        """Tell whether any of the modules is in training mode."""
-        return _C.any_training(self.modules)
+        """Tell whether a BatchNorm or a dropout is in training mode."""
+        return _C.any_training(self._modal)
+
+    def _collect(self) -> list[tuple[nn.Module | None, type]]:
+        return [(module, type(module)) for held in self._holders for module in held.values()]

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 namespace mobilenet_ext {
 
@@ -83,6 +84,18 @@ inline std::optional<uint64_t> stamp_tensors(const pybind11::list& dicts) {
   static PyObject* const batches = PyUnicode_InternFromString("num_batches_tracked");
   const TensorAccess& access = TensorAccess::get();
   Stamp stamp;
+  std::vector<PyObject*> tensors;
+  tensors.reserve(256);
+  // A loop of its own, and short: here the processor waits for many tensors at a time, when what
+  // ran before has driven them out of the caches.
+  const bool plain = for_each_item(dicts, [&](PyObject* key, PyObject* value) {
+    if (key == batches) return true;
+    stamp.add_object(value);
+    if (value == Py_None) return true;
+    tensors.push_back(value);
+    return access.is_plain(value);
+  });
+  if (!plain) return std::nullopt;
   const auto add_number = [&](PyObject* number) {
     if (!number) {
       PyErr_Clear();
@@ -92,14 +105,12 @@ inline std::optional<uint64_t> stamp_tensors(const pybind11::list& dicts) {
     Py_DECREF(number);
     return true;
   };
-  const bool all = for_each_item(dicts, [&](PyObject* key, PyObject* value) {
-    if (key == batches) return true;
-    stamp.add_object(value);
-    if (value == Py_None) return true;
-    return access.is_plain(value) && add_number(access.version(value)) &&
-           add_number(access.address(value));
-  });
-  return all ? std::optional(stamp.value()) : std::nullopt;
+  for (PyObject* tensor : tensors) {
+    if (!add_number(access.version(tensor)) || !add_number(access.address(tensor))) {
+      return std::nullopt;
+    }
+  }
+  return stamp.value();
 }
 
 // Whether one of the dicts holds something.

@@ -7,6 +7,16 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from ..batch_norm import Vectors
+from ..chain_layout import (
+    Applied,
+    BlockGradients,
+    Normalised,
+    block_flags,
+    block_options,
+    block_tensors,
+    block_vectors,
+)
 from .batch_norm import batch_norm_affine, batch_norm_gradient_map, scale_shift_act_backward
 from .conv import (
     depthwise_conv,
@@ -45,43 +55,35 @@ def separable_convs(
         scale, shift, invstd and unbiased variance of input_bn and of bn.
     """
     results: list[Tensor] = []
-    blocks = len(eps) // 2
-    for i in range(blocks):
-        depthwise_weight, weight, *norms = tensors[10 * i : 10 * i + 10]
-        assert depthwise_weight is not None
-        assert weight is not None
-        *conv, input_activation, activation = options[8 * i : 8 * i + 8]
-        counts = statistics if i == blocks - 1 else tensors[10 * i + 14] is None
-
-        before = _applied(input, norms[:4], eps[2 * i], mean, var)
+    blocks = block_tensors(tensors)
+    counted = [*(block.input_bn.mean is None for block in blocks[1:]), statistics]
+    settings = zip(block_options(options), eps[::2], eps[1::2], counted, strict=True)
+    for block, (geometry, *both_eps, counts) in zip(blocks, settings, strict=True):
+        conv, input_activation, activation = geometry
+        before = _applied(input, block.input_bn, both_eps[0], mean, var)
         raw, raw_mean, raw_var = depthwise_conv(
-            input, depthwise_weight, before[0], before[1], input_activation, None, None, 0,
-            norms[6] is None, *conv,
+            input, block.depthwise_weight, before.scale, before.shift, input_activation,
+            None, None, 0, block.bn.mean is None, *conv,
         )  # fmt: skip
-        between = _applied(raw, norms[4:], eps[2 * i + 1], raw_mean, raw_var)
+        between = _applied(raw, block.bn, both_eps[1], raw_mean, raw_var)
         input, mean, var = pointwise_conv(
-            raw, weight, between[0], between[1], activation, None, None, 0, counts
-        )
+            raw, block.pointwise_weight, between.scale, between.shift, activation,
+            None, None, 0, counts,
+        )  # fmt: skip
         results += (input, mean, var, raw, raw_mean, *before, *between)
     return results
 
 
 def _applied(
-    raw: Tensor,
-    norm: Sequence[Tensor | None],
-    eps: float,
-    mean: Tensor | None,
-    var: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """Scale, shift, invstd and unbiased variance of a BatchNorm."""
-    weight, bias, running_mean, running_var = norm
+    raw: Tensor, bn: Vectors, eps: float, mean: Tensor | None, var: Tensor | None
+) -> Applied:
+    """Resolve a BatchNorm, with its running statistics if it has them, else with mean and var."""
     count = _count(raw)
-    if running_mean is not None:
-        mean, var, count = running_mean, running_var, 0
+    if bn.mean is not None:
+        mean, var, count = bn.mean, bn.var, 0
     assert mean is not None
     assert var is not None
-    scale, shift, invstd, unbiased_var = batch_norm_affine(mean, var, weight, bias, eps, count)
-    return scale, shift, invstd, unbiased_var
+    return Applied(*batch_norm_affine(mean, var, bn.weight, bn.bias, eps, count))
 
 
 def separable_convs_backward(
@@ -109,51 +111,47 @@ def separable_convs_backward(
         Gradient of the input, then six a block: of the two weights, of weight and bias of input_bn
         and of bn. What is not needed is [0].
     """
-    results: list[list[Tensor]] = []
-    blocks, grad = len(maps) // 2, grad_output
-    needed = [need_input or any(_needs(flags, range(i))) for i in range(blocks)]
-    for i in reversed(range(blocks)):
+    results: list[BlockGradients] = []
+    blocks, norms, geometries = block_flags(flags), block_vectors(vectors), block_options(options)
+    needed = [need_input or any(any(x.needs) for x in blocks[:i]) for i in range(len(blocks))]
+    grad = grad_output
+    for i in reversed(range(len(blocks))):
         input, raw = maps[2 * i : 2 * i + 2]
-        before, between = vectors[8 * i : 8 * i + 4], vectors[8 * i + 4 : 8 * i + 8]
-        *conv, input_activation, activation = options[8 * i : 8 * i + 8]
-        input_of_batch, of_batch = map(bool, flags[6 * i : 6 * i + 2])
-        need_depthwise, need_pointwise, need_input_bn, need_bn = _needs(flags, [i])
+        before, between = norms[i]
+        conv, input_activation, activation = geometries[i]
+        input_of_batch, of_batch, *needs = blocks[i]
+        need_depthwise, need_pointwise, need_input_bn, need_bn = needs
         need_dx = needed[i] or need_input_bn
         need_raw = need_dx or need_depthwise
         need_sums = need_bn or (of_batch and need_raw)
 
         dy, grad_pointwise, *sums = pointwise_conv_backward(
             grad, None, None, None, 0, None, None, None, raw, weights[2 * i + 1],
-            between[0], between[1], between[2] if need_sums else None, activation,
+            between.scale, between.shift, between.mean if need_sums else None, activation,
             need_raw or need_sums, need_pointwise,
         )  # fmt: skip
         bn, terms = _batch_norm_gradients(raw, sums, between, of_batch, need_sums)
         if not need_raw:
-            nothing = [raw.new_empty(0), *(between[0].new_empty(0) for _ in range(2))]
-            results.append([nothing[0], grad_pointwise, *nothing[1:], *bn])
+            nothing = between.scale.new_empty(0), between.scale.new_empty(0)
+            results.append(BlockGradients(raw.new_empty(0), grad_pointwise, *nothing, *bn))
             continue
         dx, grad_depthwise, *sums = depthwise_conv_backward(
-            dy, raw, None, None, 0, between[0], *terms, input, weights[2 * i],
-            before[0], before[1], before[2] if need_dx else None, input_activation,
+            dy, raw, None, None, 0, between.scale, *terms, input, weights[2 * i],
+            before.scale, before.shift, before.mean if need_dx else None, input_activation,
             *conv, need_dx, need_depthwise,
         )  # fmt: skip
         input_bn, terms = _batch_norm_gradients(input, sums, before, input_of_batch, need_dx)
         if needed[i]:
-            grad = scale_shift_act_backward(dx, input, None, None, 0, before[0], *terms)
-        results.append([grad_depthwise, grad_pointwise, *input_bn, *bn])
+            grad = scale_shift_act_backward(dx, input, None, None, 0, before.scale, *terms)
+        results.append(BlockGradients(grad_depthwise, grad_pointwise, *input_bn, *bn))
     first = grad if need_input else grad_output.new_empty(0)
     return [first, *(gradient for block in reversed(results) for gradient in block)]
-
-
-def _needs(flags: Sequence[int], blocks: Sequence[int]) -> list[bool]:
-    """Tell which gradients are needed of these blocks."""
-    return [bool(flag) for i in blocks for flag in flags[6 * i + 2 : 6 * i + 6]]
 
 
 def _batch_norm_gradients(
     raw: Tensor,
     sums: Sequence[Tensor],
-    vectors: Sequence[Tensor],
+    bn: Normalised,
     of_batch: bool,
     needed: bool,
 ) -> tuple[tuple[Tensor, Tensor], Terms]:
@@ -161,9 +159,8 @@ def _batch_norm_gradients(
     grad_sum, grad_dot = sums
     if not needed:
         return (grad_dot, grad_sum), (None, None)
-    scale, _, mean, invstd = vectors
     grad_weight, *terms = batch_norm_gradient_map(
-        grad_sum, grad_dot, scale, mean, invstd, _count(raw)
+        grad_sum, grad_dot, bn.scale, bn.mean, bn.invstd, _count(raw)
     )
     return (grad_weight, grad_sum), (terms[0], terms[1]) if of_batch else (None, None)
 
