@@ -159,6 +159,9 @@ class FrozenMobileNet(Described, nn.Module):
             stem = type(model.stem)
             known = stem in (layers.ConvBNReLU, ConvBNReLU)
             require(known, "freeze: stem", "a ConvBNReLU as built", stem.__name__)
+            dropout = type(model.dropout)
+            known = dropout in (nn.Dropout, nn.Identity)
+            require(known, "freeze: dropout", "nn.Dropout or nn.Identity", dropout.__name__)
             self._stem = fold(model.stem)
             self._blocks = [fold_block(block) for block in model.blocks]
             self._classifier = _copy_classifier(model.classifier)

@@ -184,6 +184,7 @@ def test_a_hook_is_not_bypassed() -> None:
         ("blocks.6.depthwise.bn", nn.Identity()),
         ("blocks.6.depthwise.bn", nn.GroupNorm(4, 128)),
         ("classifier", nn.Sequential(nn.Linear(256, 5), nn.ReLU())),
+        ("dropout", nn.Tanh()),
     ],
 )
 def test_a_replaced_layer_is_not_bypassed(name: str, layer: nn.Module) -> None:
@@ -196,6 +197,30 @@ def test_a_replaced_layer_is_not_bypassed(name: str, layer: nn.Module) -> None:
             model.set_submodule(name, layer)
         torch.testing.assert_close(fused(x), stock(x), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fused.train()(x), stock.train()(x), rtol=1e-2, atol=1e-2)
+
+
+class Doubling(nn.Module):
+    """A replaced dropout, and one with a mode."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input * 2 if self.training else input
+
+
+@pytest.mark.parametrize("name", ["dropout", "blocks.3.depthwise.bn"])
+def test_one_layer_in_training_mode(name: str) -> None:
+    """Monte Carlo dropout and the like: one layer trains in a network that does not."""
+    stock, fused = (model.eval() for model in make_pair(torch.float64, dropout=0.0))
+    x = images(4, 3, 64, 64, dtype=torch.float64)
+    for model in (stock, fused):
+        if name == "dropout":
+            model.set_submodule(name, Doubling().eval())
+    with torch.no_grad():
+        before = fused(x)
+        for model in (stock, fused):
+            model.get_submodule(name).train()
+        after = fused(x)
+        torch.testing.assert_close(after, stock(x), rtol=1e-9, atol=1e-9)
+    assert (after - before).abs().max() > 1e-2
 
 
 def test_deep_copies_do_not_share_the_frozen_copy() -> None:

@@ -64,7 +64,7 @@ void stem_tile(const MobileNetLayer& stem, const StemRing& ring, int64_t top, in
 }
 
 // A row of outputs in tiles whose panels have kWidth vectors; narrower panels leave registers for
-// more rows. Channels beyond the vectors of a panel are left as they are: nobody reads them.
+// more rows. Channels beyond the vectors of a panel are left as they are: nobody uses them.
 template <int kWidth, Activation kActivation>
 void stem_row(const MobileNetLayer& stem, const StemRing& ring, int64_t top, float* to) {
   constexpr int kMostRows = most_tile_rows(kWidth);
