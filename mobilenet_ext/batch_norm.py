@@ -76,27 +76,29 @@ class BatchNorm(NamedTuple):
                 running.copy_(torch.lerp(running.to(batch.dtype), batch, momentum))
 
 
-def update_running(updates: Iterable[tuple[BatchNorm, Statistics]]) -> None:
-    """Move the running statistics of many BatchNorms at once: a call a momentum, not two a norm."""
+def update_running(norms: Iterable[BatchNorm], batches: Iterable[Statistics]) -> None:
+    """Move the running statistics of BatchNorms at once: a call a momentum, not two a norm.
+
+    Stops with the shorter of both: the last BatchNorm may look after itself.
+    """
     together: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-    for bn, batch in updates:
-        running = (bn.running_mean, bn.running_var)
-        if isinstance(bn.momentum, Tensor) or any(map(_differ, running, batch)):
-            bn.update(*batch)
+    for bn, (batch_mean, batch_var) in zip(norms, batches, strict=False):
+        mean, var = bn.running_mean, bn.running_var
+        if (
+            mean is None
+            or var is None
+            or batch_mean is None
+            or batch_var is None
+            or isinstance(bn.momentum, Tensor)
+            or mean.dtype != batch_mean.dtype
+        ):
+            bn.update(batch_mean, batch_var)
             continue
         moving, targets = together.setdefault(bn.momentum, ([], []))
-        moving += [x for x in running if x is not None and batch.mean is not None]
-        targets += [
-            x for r, x in zip(running, batch, strict=True) if r is not None and x is not None
-        ]
+        moving += (mean, var)
+        targets += (batch_mean, batch_var)
     for momentum, (moving, targets) in together.items():
-        if moving:
-            torch._foreach_lerp_(moving, targets, momentum)
-
-
-def _differ(running: Tensor | None, batch: Tensor | None) -> bool:
-    """Tell whether a running statistic is of another dtype than the batch's."""
-    return running is not None and batch is not None and running.dtype != batch.dtype
+        torch._foreach_lerp_(moving, targets, momentum)
 
 
 class Vectors(NamedTuple):

@@ -20,13 +20,7 @@ from torch.autograd.function import Function
 from . import block, pointwise
 from .autograd import mark_statistics
 from .batch_norm import BatchNorm, Options, Statistics, vector_dtype
-from .chain_layout import (
-    BlockFlags,
-    Normalised,
-    block_gradients,
-    block_results,
-    block_tensors,
-)
+from .chain_layout import block_gradients, interleave, result_columns, tensor_columns
 from .dispatch import needs_grad
 from .double_backward import is_recorded, recorded_chain
 from .geometry import Conv
@@ -53,62 +47,58 @@ class Moments(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is not a tensor in a run of blocks; `statistics`: whether to count the output's."""
+    """What is not a tensor in a run of blocks; `statistics`: whether to count the output's.
+
+    `eps` and `options` are as the ops take them, block by block: eps of input_bn and bn; geometry
+    and both activations.
+    """
 
     convs: tuple[Conv, ...]
     input_bns: tuple[Options, ...]
     bns: tuple[Options, ...]
     statistics: bool
-
-    @property
-    def eps(self) -> list[float]:
-        """As the op takes them: of input_bn and bn, block by block."""
-        pairs = zip(self.input_bns, self.bns, strict=True)
-        return [options.eps for pair in pairs for options in pair]
-
-    @property
-    def options(self) -> list[int]:
-        """As the ops take them: geometry and both activations, block by block."""
-        blocks = zip(self.convs, self.input_bns, self.bns, strict=True)
-        return [n for conv, x, y in blocks for n in (*conv, x.activation, y.activation)]
+    eps: tuple[float, ...]
+    options: tuple[int, ...]
 
 
-class Values(NamedTuple):
-    """What the forward leaves of a block."""
+class Run(NamedTuple):
+    """Blocks in a row, and how the op takes them; see chain_layout.BlockTensors for `tensors`."""
 
-    maps: tuple[Tensor, Tensor]
-    """Input, and raw output of the depthwise convolution."""
-    norms: tuple[Normalised, Normalised]
-    """Of input_bn and of bn."""
-    moments: tuple[Tensor | None, ...]
-    """Mean and unbiased variance of the input, then of raw; None: not the batch's."""
+    links: tuple[Link, ...]
+    plan: Plan
+    tensors: tuple[Tensor | None, ...]
 
 
-def run_chain(
-    input: RawMap, links: Sequence[Link], statistics: bool
-) -> tuple[RawMap, list[Moments]]:
+def make_run(links: Sequence[Link], statistics: bool) -> Run:
+    """Line up blocks; `statistics`: whether to count the last output's."""
+    convs = tuple(x.conv for x in links)
+    input_bns = tuple(x.input_bn.options for x in links)
+    bns = tuple(x.bn.options for x in links)
+    eps: list[float] = []
+    options: list[int] = []
+    tensors: list[Tensor | None] = []
+    for link, x, y in zip(links, input_bns, bns, strict=True):
+        eps += (x.eps, y.eps)
+        options += (*link.conv, x.activation, y.activation)
+        tensors += (link.depthwise_weight, link.pointwise_weight)
+        tensors += (*link.input_bn.vectors, *link.bn.vectors)
+    plan = Plan(convs, input_bns, bns, statistics, tuple(eps), tuple(options))
+    return Run(tuple(links), plan, tuple(tensors))
+
+
+def run_chain(input: RawMap, run: Run) -> tuple[RawMap, list[Moments]]:
     """Run blocks, through autograd where gradients are wanted.
 
     Returns the last one's output, with its statistics if asked for, and each block's Moments.
     """
-    if not is_one_op(input.tensor, links):
-        return _run_one_by_one(input, links, statistics)
-    plan = Plan(
-        tuple(x.conv for x in links),
-        tuple(x.input_bn.options for x in links),
-        tuple(x.bn.options for x in links),
-        statistics,
-    )
-    tensors: list[Tensor | None] = []
-    for x in links:
-        tensors += (x.depthwise_weight, x.pointwise_weight, *x.input_bn.vectors, *x.bn.vectors)
-    if needs_grad(input.tensor, *tensors):
-        outputs = SeparableConvs.apply(*input, plan, *tensors)
-    else:
-        outputs, _ = chain_forward(input, tensors, plan)
-    pairs = [Statistics(*pair) for pair in zip(outputs[3::2], outputs[4::2], strict=True)]
-    moments = [Moments(*both) for both in zip(pairs[::2], pairs[1::2], strict=True)]
-    return RawMap(*outputs[:3]), moments
+    if not is_one_op(input.tensor, run.links):
+        return _run_one_by_one(input, run)
+    if needs_grad(input.tensor, *run.tensors):
+        moments: list[Moments] = []
+        outputs = SeparableConvs.apply(*input, run.plan, moments, *run.tensors)
+        return RawMap(*outputs), moments
+    output, _, moments = chain_forward(input, run.tensors, run.plan)
+    return output, moments
 
 
 def is_one_op(input: Tensor, links: Sequence[Link]) -> bool:
@@ -124,52 +114,64 @@ def is_one_op(input: Tensor, links: Sequence[Link]) -> bool:
     )
 
 
-def _run_one_by_one(
-    input: RawMap, links: Sequence[Link], statistics: bool
-) -> tuple[RawMap, list[Moments]]:
+def _run_one_by_one(input: RawMap, run: Run) -> tuple[RawMap, list[Moments]]:
     moments = []
-    for x, after in zip(links, [*links[1:], None], strict=True):
+    for x, after in zip(run.links, [*run.links[1:], None], strict=True):
         weights = (x.depthwise_weight, x.pointwise_weight)
-        counts = statistics if after is None else after.input_bn.training
+        counts = run.plan.statistics if after is None else after.input_bn.training
         input, bn, input_bn = block.run_block(input, weights, x.conv, x.input_bn, x.bn, counts)
         moments.append(Moments(input_bn, bn))
     return input, moments
 
 
+class Saved(NamedTuple):
+    """What the backward takes of the forward, as the op takes it."""
+
+    maps: list[Tensor]
+    vectors: list[Tensor]
+
+
 def chain_forward(
     input: RawMap, tensors: Sequence[Tensor | None], plan: Plan
-) -> tuple[tuple[Tensor | None, ...], list[Values]]:
-    """Run the op.
-
-    Returns the output, its mean and variance, and the moments of all blocks; and their Values.
-    """
+) -> tuple[RawMap, Saved, list[Moments]]:
+    """Run the op."""
     x, mean, var = input
     if tensors[4] is None and mean is None:
         mean, var = _ops.batch_norm_statistics(x)
     dtype = vector_dtype(x)
     tensors = [y if y is None or y.ndim != 1 or y.dtype == dtype else y.to(dtype) for y in tensors]
     results = _ops.separable_convs(x, mean, var, tensors, plan.eps, plan.options, plan.statistics)
-    values = []
-    for before, after in zip(block_tensors(tensors), block_results(results), strict=True):
-        norms: list[Normalised] = []
-        moments: list[Tensor | None] = []
-        for running, of_batch, (scale, shift, invstd, unbiased_var) in (
-            (before.input_bn.mean, mean, after.input_bn),
-            (before.bn.mean, after.raw_mean, after.bn),
-        ):
-            used = of_batch if running is None else running
-            assert used is not None
-            norms.append(Normalised(scale, shift, used, invstd))
-            moments += (of_batch, unbiased_var) if running is None else (None, None)
-        values.append(Values((x, after.raw), (norms[0], norms[1]), tuple(moments)))
-        x, mean, var = after[:3]
-    if not plan.statistics:
-        mean = var = None
-    return (x, mean, var, *(y for value in values for y in value.moments)), values
+
+    of, given = result_columns(results), tensor_columns(tensors)
+    input_means = [mean, *of.mean[:-1]]
+    vectors = interleave(
+        *(of.input_bn.scale, of.input_bn.shift, _used(given.input_bn.mean, input_means)),
+        *(of.input_bn.invstd, of.bn.scale, of.bn.shift, _used(given.bn.mean, of.raw_mean)),
+        of.bn.invstd,
+    )
+    maps = interleave([x, *of.output[:-1]], of.raw)
+    input_bns = _moments(given.input_bn.mean, input_means, of.input_bn.unbiased_var)
+    bns = _moments(given.bn.mean, of.raw_mean, of.bn.unbiased_var)
+    moments = [Moments(*pair) for pair in zip(input_bns, bns, strict=True)]
+    counted = (of.mean[-1], of.var[-1]) if plan.statistics else ()
+    return RawMap(of.output[-1], *counted), Saved(maps, vectors), moments
+
+
+def _used(running: Sequence[Tensor | None], of_batch: Sequence[Tensor]) -> list[Tensor]:
+    """Return the means that were normalised with."""
+    return [y if x is None else x for x, y in zip(running, of_batch, strict=True)]
+
+
+def _moments(
+    running: Sequence[Tensor | None], means: Sequence[Tensor], variances: Sequence[Tensor]
+) -> list[Statistics]:
+    """Return what running statistics move towards, nothing for those that were used."""
+    triples = zip(running, means, variances, strict=True)
+    return [Statistics(mean, var) if x is None else Statistics() for x, mean, var in triples]
 
 
 class SeparableConvs(Function):
-    """The output of a run of blocks, its mean and variance, then the moments of all blocks."""
+    """The output of a run of blocks, its mean and variance."""
 
     @staticmethod
     def forward(
@@ -178,36 +180,42 @@ class SeparableConvs(Function):
         mean: Tensor | None,
         var: Tensor | None,
         plan: Plan,
+        moments: list[Moments],
         *tensors: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        """Run the blocks; `tensors` are their ten each."""
-        outputs, values = chain_forward(RawMap(input, mean, var), tensors, plan)
+        """Run the blocks; `tensors` are their ten each, `moments` is filled."""
+        output, saved, moments[:] = chain_forward(RawMap(input, mean, var), tensors, plan)
         ctx.plan = plan
         # Autograd need not watch them: running means are among the tensors, and the input's mean is
-        # saved beside them; nobody else sees the others.
-        ctx.vectors = [y for value in values for norm in value.norms for y in norm]
-        ctx.save_for_backward(*(y for value in values for y in value.maps), *tensors, mean)
-        mark_statistics(ctx, *outputs[1:])
-        return outputs
+        # saved beside them; nobody else writes the others.
+        ctx.vectors = saved.vectors
+        ctx.save_for_backward(*saved.maps, *tensors, mean)
+        mark_statistics(ctx, output.mean, output.var)
+        return tuple(output)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        """Gradients for (input, mean, var, plan, the tensors of all blocks)."""
-        need_input, _, _, _, *needs = ctx.needs_input_grad
+        """Gradients for (input, mean, var, plan, moments, the tensors of all blocks)."""
+        need_input, _, _, _, _, *needs = ctx.needs_input_grad
         if grad_output is None:
-            return (None,) * (4 + len(needs))
+            return (None,) * (5 + len(needs))
         plan: Plan = ctx.plan
         if is_recorded():
             return recorded_chain(ctx, grad_output)
         saved, maps = ctx.saved_tensors, 2 * len(plan.convs)
-        tensors = saved[maps:-1]
+        given, need = tensor_columns(saved[maps:-1]), tensor_columns(needs)
+        flags = interleave(
+            *([x is None for x in given.input_bn.mean], [x is None for x in given.bn.mean]),
+            *(need.depthwise_weight, need.pointwise_weight),
+            *(map(any, zip(*bn[:2], strict=True)) for bn in (need.input_bn, need.bn)),
+        )
         grad_input, *gradients = _ops.separable_convs_backward(
             grad_output,
             saved[:maps],
-            [weight for block in block_tensors(tensors) for weight in block[:2]],
+            interleave(given.depthwise_weight, given.pointwise_weight),
             ctx.vectors,
             plan.options,
-            _flags(tensors, needs),
+            flags,
             need_input,
         )
         results: list[Tensor | None] = []
@@ -216,14 +224,4 @@ class SeparableConvs(Function):
             results += (x.input_bn_weight, x.input_bn_bias, None, None)
             results += (x.bn_weight, x.bn_bias, None, None)
         kept = (x if need else None for x, need in zip(results, needs, strict=True))
-        return grad_input if need_input else None, None, None, None, *kept
-
-
-def _flags(tensors: Sequence[Tensor | None], needs: Sequence[bool]) -> list[bool]:
-    """As the backward op takes them: what is of the batch, and which gradients are needed."""
-    flags: list[bool] = []
-    for x, need in zip(block_tensors(tensors), block_tensors(needs), strict=True):
-        parameters = (need[:1], need[1:2], need.input_bn, need.bn)
-        of_batch = (x.input_bn.mean is None, x.bn.mean is None)
-        flags += BlockFlags(*of_batch, *map(any, parameters))
-    return flags
+        return grad_input if need_input else None, None, None, None, None, *kept

@@ -6,7 +6,8 @@ same in C++.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -106,6 +107,22 @@ def block_results(results: Sequence[Tensor]) -> list[BlockResults]:
     return _cut(results, 13, _block_results)
 
 
+def result_columns(results: Sequence[Tensor]) -> Any:
+    """Cut what separable_convs gives by field: BlockResults of lists with an entry a block."""
+    return _block_results(*_columns(results, 13))
+
+
+def tensor_columns(tensors: Sequence[Any]) -> Any:
+    """Cut what separable_convs takes by field: BlockTensors of lists with an entry a block."""
+    x: list[Any] = _columns(tensors, 10)
+    return BlockTensors(x[0], x[1], Vectors(*x[2:6]), Vectors(*x[6:]))
+
+
+def interleave(*columns: Iterable[T]) -> list[T]:
+    """Put columns together again, entry by entry."""
+    return list(chain.from_iterable(zip(*columns, strict=True)))
+
+
 def block_vectors(vectors: Sequence[Tensor]) -> list[tuple[Normalised, Normalised]]:
     """Cut what separable_convs_backward takes: of input_bn and of bn."""
     return _cut(vectors, 8, lambda *x: (Normalised(*x[:4]), Normalised(*x[4:])))
@@ -121,9 +138,13 @@ def block_gradients(gradients: Sequence[Tensor]) -> list[BlockGradients]:
     return _cut(gradients, 6, BlockGradients)
 
 
-def _block_results(*x: Tensor) -> BlockResults:
+def _block_results(*x: Any) -> BlockResults:
     output, mean, var, raw, raw_mean = x[:5]
     return BlockResults(output, mean, var, raw, raw_mean, Applied(*x[5:9]), Applied(*x[9:]))
+
+
+def _columns(items: Sequence[T], length: int) -> list[Sequence[T]]:
+    return [items[i::length] for i in range(length)]
 
 
 def _cut(items: Sequence[Any], length: int, make: Callable[..., T]) -> list[T]:

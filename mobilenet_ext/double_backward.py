@@ -85,11 +85,11 @@ def recorded_chain(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
             x = F.conv2d(reference.bn_relu(raw, **bn), block.pointwise_weight)
         return x
 
-    need_input, _, _, _, *needs = ctx.needs_input_grad
+    need_input, _, _, _, _, *needs = ctx.needs_input_grad
     tensors = ctx.saved_tensors[2 * len(plan.convs) : -1]
     inputs = (ctx.saved_tensors[0], *tensors)
     first, *gradients = _gradients(stock, inputs, (need_input, *needs), grad_output)
-    return first, None, None, None, *gradients
+    return first, None, None, None, None, *gradients
 
 
 def recorded_depthwise(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:

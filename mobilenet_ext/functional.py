@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import autograd, reference
 from .batch_norm import Affine, BatchNorm
-from .chain import Link, run_chain
+from .chain import Link, make_run, run_chain
 from .checks import check_batch_norm, check_conv, check_map, check_pointwise
 from .dispatch import autocast, device_has_kernels, needs_grad, refuse_group, takes_kernels
 from .geometry import Padding, Unit, conv_geometry
@@ -184,8 +184,8 @@ def bn_relu_separable_conv(
         )
         return RawMap(F.conv2d(reference.bn_relu(raw, **bn.arguments), weights[1]))
     conv = conv_geometry(x.shape[2:], weights[0].shape[2], stride, padding, dilation)
-    link = Link(*weights, conv, input_bn, bn)
-    output, (moments,) = run_chain(input._replace(tensor=x), [link], statistics)
+    run = make_run([Link(*weights, conv, input_bn, bn)], statistics)
+    output, (moments,) = run_chain(input._replace(tensor=x), run)
     bn.update(*moments.bn)
     input_bn.update(*moments.input_bn)
     return output

@@ -10,7 +10,7 @@ a FrozenMobileNet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from . import dispatch, functional, layers, nn
 from .batch_norm import update_running
-from .chain import Link, run_chain
+from .chain import run_chain
 from .frozen_cache import FrozenCache
 from .model import MobileNet
 from .structure import Structure
+from .training_chain import TrainingChain
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -64,39 +65,24 @@ class FusedMobileNet(MobileNet):
         chain = None if self.features_only else self._chain_for(input)
         return super().forward_features(input) if chain is None else self._run(chain, input)
 
-    def _run(self, chain: list[layers.ConvBNReLU], input: Tensor) -> Tensor:
+    def _run(self, chain: TrainingChain, input: Tensor) -> Tensor:
         """Run stem and blocks; only raw convolution outputs pass from one to the next."""
-        stem = chain[0]
-        output = stem.conv(stem.pad(input))
-        raw = functional.RawMap(output.contiguous(memory_format=torch.channels_last))
-        nn.count_batch(*(layer.bn for layer in chain))
-        norms = [nn.read_batch_norm(layer.bn, layer.activation) for layer in chain]
-        weights: list[Tensor] = [layer.conv.weight for layer in chain]
-        if dispatch.is_autocast_enabled(input.device):
-            weights = list(map(dispatch.autocast, weights))
-        links: list[Link] = []
-        size: Sequence[int] = output.shape[2:]
-        for i in range(1, len(chain), 2):
-            conv = chain[i].geometry(size)
-            size = conv.output_size(size, weights[i].shape[2])
-            links.append(Link(weights[i], weights[i + 1], conv, norms[i - 1], norms[i]))
-        raw, moments = run_chain(raw, links, norms[-1].training)
-        update_running(
-            (norm, statistics)
-            for link, both in zip(links, moments, strict=True)
-            for norm, statistics in zip((link.input_bn, link.bn), both, strict=True)
-        )
+        stem = chain.layers[0]
+        output = stem.conv(stem.pad(input)).contiguous(memory_format=torch.channels_last)
+        run, norms, _ = chain.begin(output)
+        raw, moments = run_chain(functional.RawMap(output), run)
+        update_running(norms, (statistics for both in moments for statistics in both))
         return nn.normalise(raw, norms[-1])
 
-    def _chain_for(self, input: Tensor) -> list[layers.ConvBNReLU] | None:
-        """Return the convolutions in order, if nobody has changed or listens to one of them."""
+    def _chain_for(self, input: Tensor) -> TrainingChain | None:
+        """Return the layers in order, if nobody has changed or listens to one of them."""
         if nn.is_exporting() or not dispatch.device_has_kernels(input.device):
             return None
         structure = self._current_structure()
         chain = structure.chain
-        if chain is None or structure.has_hooks():
+        if chain is None or structure.has_hooks() or not chain.may_run():
             return None
-        return None if any(layer.conv.bias is not None for layer in chain) else chain
+        return chain
 
     def _current_structure(self) -> Structure:
         """Return the modules that this network is made of."""
@@ -105,14 +91,14 @@ class FusedMobileNet(MobileNet):
             self._structure.chain = self._collect_chain()
         return self._structure
 
-    def _collect_chain(self) -> list[layers.ConvBNReLU] | None:
-        """Return the convolutions in order, if all are what they were built as."""
+    def _collect_chain(self) -> TrainingChain | None:
+        """Return the layers in order, if all are what they were built as."""
         if type(self.stem) is not nn.ConvBNReLU or not all(map(nn.is_intact, self.blocks)):
             return None
         chain: list[layers.ConvBNReLU] = [self.stem]
         for block in cast("list[nn.SeparableBlock]", self.blocks):
             chain += (block.depthwise, block.pointwise)
-        return chain if all(map(nn.is_plain, chain)) else None
+        return TrainingChain(chain) if all(map(nn.is_plain, chain)) else None
 
     def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:
         """Return the up-to-date frozen copy where it may stand in for this network."""

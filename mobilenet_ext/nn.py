@@ -12,6 +12,7 @@ A BatchNorm child in eval mode is frozen: its running statistics normalise, grad
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,14 +143,23 @@ def is_intact(block: nn.Module) -> bool:
     )
 
 
-def count_batch(*norms: nn.modules.batchnorm._BatchNorm) -> None:
-    """Count a forward of BatchNorm modules, as torch does."""
-    counters = [
+def count_batch(bn: nn.modules.batchnorm._BatchNorm) -> None:
+    """Count a forward of a BatchNorm module, as torch does."""
+    count(counters([bn]))
+
+
+def counters(norms: Iterable[nn.modules.batchnorm._BatchNorm]) -> list[Tensor]:
+    """Return those of the BatchNorm modules that count batches in their mode."""
+    found = (
         bn._buffers["num_batches_tracked"] for bn in norms if bn.training and bn.track_running_stats
-    ]
-    present = [counter for counter in counters if counter is not None]
-    if present:
-        torch._foreach_add_(present, 1)
+    )
+    return [counter for counter in found if counter is not None]
+
+
+def count(counters: list[Tensor]) -> None:
+    """Count a batch."""
+    if counters:
+        torch._foreach_add_(counters, 1)
 
 
 def read_batch_norm(bn: nn.modules.batchnorm._BatchNorm, activation: str | None) -> BatchNorm:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from . import _C
-from .layers import ConvBNReLU
+from .training_chain import TrainingChain
 
 
 class Structure:
@@ -18,7 +18,7 @@ class Structure:
 
     def __init__(self, model: nn.Module) -> None:
         """Collect them as they are now."""
-        self.chain: list[ConvBNReLU] | None = None
+        self.chain: TrainingChain | None = None
         """The layers in order, for a model that may run as a chain."""
         holders = [module._modules for module in model.modules() if module._modules]
         self._holders: list[dict[str, nn.Module | None]] = holders

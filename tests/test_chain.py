@@ -16,7 +16,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from mobilenet_ext import chain
 from mobilenet_ext.batch_norm import BatchNorm
-from mobilenet_ext.chain import Link, run_chain
+from mobilenet_ext.chain import Link, make_run, run_chain
 from mobilenet_ext.geometry import Conv
 from mobilenet_ext.pointwise import RawMap
 
@@ -91,7 +91,7 @@ def test_values_and_gradients(
     network = make_network(modes)
     x = make_tensor((3, 9, 9, 7))
     check_gradients(
-        lambda: run_chain(RawMap(x), network.links(), statistics=False)[0].tensor,
+        lambda: run_chain(RawMap(x), make_run(network.links(), statistics=False))[0].tensor,
         lambda: network.exact(x),
         [x, *network.tensors],
         "channels_last",
@@ -107,7 +107,7 @@ def test_moments_of_every_batch_norm(
         monkeypatch.setattr(chain, "is_one_op", lambda *_: False)
     network = make_network(MODES["mixed"])
     x = make_tensor((3, 9, 9, 7)).requires_grad_(grad)
-    output, moments = run_chain(RawMap(x), network.links(), statistics=True)
+    output, moments = run_chain(RawMap(x), make_run(network.links(), statistics=True))
     raw = x.detach().double()
     pairs = zip(network.cases, network.weights, network.norms, moments, strict=True)
     for case, weights, norms, found in pairs:
@@ -135,7 +135,7 @@ def test_part_of_the_gradients(modes: tuple[bool, ...], needed: int) -> None:
     x, inputs = make_tensor((3, 9, 9, 7)), network.tensors
 
     def output() -> Tensor:
-        return run_chain(RawMap(x), network.links(), statistics=False)[0].tensor
+        return run_chain(RawMap(x), make_run(network.links(), statistics=False))[0].tensor
 
     for tensor in inputs:
         tensor.requires_grad_()
@@ -163,7 +163,7 @@ def test_by_differences(modes: tuple[bool, ...]) -> None:
         first = first._replace(
             depthwise_weight=depthwise, pointwise_weight=pointwise, input_bn=input_bn
         )
-        return run_chain(RawMap(x), [first, *rest], statistics=False)[0].tensor
+        return run_chain(RawMap(x), make_run([first, *rest], statistics=False))[0].tensor
 
     assert gradcheck(call, tensors, fast_mode=True)
     assert gradgradcheck(call, tensors, fast_mode=True)
@@ -172,9 +172,9 @@ def test_by_differences(modes: tuple[bool, ...]) -> None:
 def test_statistics_of_the_input_are_taken_where_known() -> None:
     network = make_network(MODES["training"])
     x = make_tensor((3, 9, 9, 7))
-    counted, _ = run_chain(RawMap(x), network.links(), statistics=False)
+    counted, _ = run_chain(RawMap(x), make_run(network.links(), statistics=False))
     mean, var = torch.ops.mobilenet_ext.batch_norm_statistics(x)
-    given, moments = run_chain(RawMap(x, mean, var), network.links(), statistics=False)
+    given, moments = run_chain(RawMap(x, mean, var), make_run(network.links(), statistics=False))
     torch.testing.assert_close(given.tensor, counted.tensor, rtol=0, atol=0)
     assert moments[0].input_bn.mean is not None
     torch.testing.assert_close(moments[0].input_bn.mean, mean, rtol=0, atol=0)
@@ -184,13 +184,15 @@ def test_one_value_per_channel_is_an_error() -> None:
     """As in torch, whatever the way."""
     network = make_network(MODES["training"])
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        run_chain(RawMap(torch.randn(1, 9, 1, 1)), network.links(), statistics=False)
+        run_chain(RawMap(torch.randn(1, 9, 1, 1)), make_run(network.links(), statistics=False))
 
 
 def test_a_changed_weight_is_noticed() -> None:
     network = make_network(MODES["training"])
     weight = network.weights[1][1].requires_grad_()
-    output, _ = run_chain(RawMap(make_tensor((3, 9, 9, 7))), network.links(), statistics=False)
+    output, _ = run_chain(
+        RawMap(make_tensor((3, 9, 9, 7))), make_run(network.links(), statistics=False)
+    )
     with torch.no_grad():
         weight.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -202,7 +204,7 @@ def test_a_changed_mean_of_the_input_is_noticed() -> None:
     network.weights[1][1].requires_grad_()
     x = make_tensor((3, 9, 9, 7))
     mean, var = torch.ops.mobilenet_ext.batch_norm_statistics(x)
-    output, _ = run_chain(RawMap(x, mean, var), network.links(), statistics=False)
+    output, _ = run_chain(RawMap(x, mean, var), make_run(network.links(), statistics=False))
     mean.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         output.tensor.sum().backward()
