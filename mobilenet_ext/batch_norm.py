@@ -91,6 +91,7 @@ def update_running(norms: Iterable[BatchNorm], batches: Iterable[Statistics]) ->
             or batch_var is None
             or isinstance(bn.momentum, Tensor)
             or mean.dtype != batch_mean.dtype
+            or var.dtype != batch_var.dtype
         ):
             bn.update(batch_mean, batch_var)
             continue

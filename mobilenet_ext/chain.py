@@ -203,11 +203,11 @@ class SeparableConvs(Function):
         if is_recorded():
             return recorded_chain(ctx, grad_output)
         saved, maps = ctx.saved_tensors, 2 * len(plan.convs)
-        given, need = tensor_columns(saved[maps:-1]), tensor_columns(needs)
+        given, needed = tensor_columns(saved[maps:-1]), tensor_columns(needs)
         flags = interleave(
             *([x is None for x in given.input_bn.mean], [x is None for x in given.bn.mean]),
-            *(need.depthwise_weight, need.pointwise_weight),
-            *(map(any, zip(*bn[:2], strict=True)) for bn in (need.input_bn, need.bn)),
+            *(needed.depthwise_weight, needed.pointwise_weight),
+            *(map(any, zip(*bn[:2], strict=True)) for bn in (needed.input_bn, needed.bn)),
         )
         grad_input, *gradients = _ops.separable_convs_backward(
             grad_output,

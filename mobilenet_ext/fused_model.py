@@ -69,7 +69,7 @@ class FusedMobileNet(MobileNet):
         """Run stem and blocks; only raw convolution outputs pass from one to the next."""
         stem = chain.layers[0]
         output = stem.conv(stem.pad(input)).contiguous(memory_format=torch.channels_last)
-        run, norms, _ = chain.begin(output)
+        run, norms, _ = chain.start_batch(output)
         raw, moments = run_chain(functional.RawMap(output), run)
         update_running(norms, (statistics for both in moments for statistics in both))
         return nn.normalise(raw, norms[-1])
@@ -118,20 +118,26 @@ class FusedMobileNet(MobileNet):
         return self._frozen.get(self)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode and forget the frozen copy."""
-        self._frozen = None
+        """Set the mode and forget what was read of the weights."""
+        self._forget()
         return super().train(mode)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load and forget the frozen copy."""
-        self._frozen = None
+        """Load and forget what was read of the weights."""
+        self._forget()
         return super().load_state_dict(state_dict, strict, assign)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._frozen = None
+        self._forget()
         return super()._apply(fn, recurse)
+
+    def _forget(self) -> None:
+        """Let go of the frozen copy, and of the tensors that training has read."""
+        self._frozen = None
+        if self._structure is not None and self._structure.chain is not None:
+            self._structure.chain.forget()
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = super()._replicate_for_data_parallel()

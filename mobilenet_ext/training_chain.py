@@ -27,52 +27,73 @@ class Prepared(NamedTuple):
     counters: list[Tensor]
 
 
+class _Look:
+    """What the layers held when they were looked at."""
+
+    def __init__(self, layers: Sequence[ConvBNReLU]) -> None:
+        modules = [module for x in layers for module in (x, x.conv, x.bn)]
+        self._dicts: list[dict[str, Any]] = [
+            attributes
+            for module in modules
+            for attributes in (module.__dict__, module._parameters, module._buffers)
+        ]
+        self._stamp = _C.stamp_objects(self._dicts)
+        # Kept, so that no other object gets the address of one that was seen.
+        self._attributes = [x for attributes in self._dicts for x in attributes.values()]
+        # torch.func.functional_call lends tensors for a call, which must not outlive it here.
+        self.may_last = all(
+            x is None or isinstance(x, torch.nn.Parameter)
+            for module in modules
+            for x in module._parameters.values()
+        )
+        self.may_run = _have_no_bias(layers)
+        self.prepared: tuple[Sequence[int], Prepared] | None = None
+        """What the blocks take for raw stem outputs of a size."""
+
+    def is_current(self) -> bool:
+        return _C.stamp_objects(self._dicts) == self._stamp
+
+
 class TrainingChain:
-    """Stem and blocks, depthwise and pointwise layers in turn."""
+    """Stem and blocks, depthwise and pointwise layers in turn.
+
+    Threads may share it: whatever they read of `_look`, they read once.
+    """
 
     def __init__(self, layers: Sequence[ConvBNReLU]) -> None:
         """Take the layers; nothing is read yet."""
         self.layers = layers
-        self._modules = [module for x in layers for module in (x, x.conv, x.bn)]
-        self._dicts: list[dict[str, Any]] = [
-            attributes
-            for module in self._modules
-            for attributes in (module.__dict__, module._parameters, module._buffers)
-        ]
-        # Kept, so that no other object gets the address of one that was seen.
-        self._attributes: list[Any] = []
-        self._stamp: int | None = None
-        self._may_run = False
-        self._size: Sequence[int] = ()
-        self._prepared: Prepared | None = None
+        self._look: _Look | None = None
 
     def may_run(self) -> bool:
-        """Tell whether the kernels compute all that the layers do; call it before `begin`."""
+        """Tell whether the kernels compute all that the layers do; before `start_batch`."""
         if torch.compiler.is_compiling():  # which follows Python only
-            return self._have_no_bias()
-        stamp = _C.stamp_objects(self._dicts)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._attributes = [x for attributes in self._dicts for x in attributes.values()]
-            self._may_run = self._have_no_bias()
-            self._prepared = None
-        return self._may_run
+            return _have_no_bias(self.layers)
+        look = self._look
+        if look is None or not look.is_current():
+            look = _Look(self.layers)
+            self._look = look if look.may_last else None
+        return look.may_run
 
-    def begin(self, raw: Tensor) -> Prepared:
+    def start_batch(self, raw: Tensor) -> Prepared:
         """Count a batch, whose raw stem output is given, and return what the blocks take."""
         size = raw.shape[2:]
         if torch.compiler.is_compiling() or dispatch.is_autocast_enabled(raw.device):
             return self._prepare(size, autocast=True)
-        if self._prepared is not None and self._size == size:
-            nn.count(self._prepared.counters)
-            return self._prepared
+        look = self._look
+        if look is not None and look.prepared is not None:
+            known_size, prepared = look.prepared
+            if known_size == size:
+                nn.count(prepared.counters)
+                return prepared
         prepared = self._prepare(size, autocast=False)
-        if all(map(_is_settled, prepared.norms, self.layers)):
-            self._prepared, self._size = prepared, size
+        if look is not None and all(map(_is_settled, prepared.norms, self.layers)):
+            look.prepared = (size, prepared)
         return prepared
 
-    def _have_no_bias(self) -> bool:
-        return all(layer.conv.bias is None for layer in self.layers)
+    def forget(self) -> None:
+        """Let go of the tensors that were read."""
+        self._look = None
 
     def _prepare(self, size: Sequence[int], *, autocast: bool) -> Prepared:
         counters = nn.counters(x.bn for x in self.layers)
@@ -87,6 +108,10 @@ class TrainingChain:
             size = conv.output_size(size, weights[i].shape[2])
             links.append(Link(weights[i], weights[i + 1], conv, norms[i - 1], norms[i]))
         return Prepared(make_run(links, norms[-1].training), norms, counters)
+
+
+def _have_no_bias(layers: Sequence[ConvBNReLU]) -> bool:
+    return all(layer.conv.bias is None for layer in layers)
 
 
 def _is_settled(norm: BatchNorm, layer: ConvBNReLU) -> bool:

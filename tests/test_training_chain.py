@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenet_ext import FusedMobileNet, MobileNet
+from mobilenet_ext import FusedMobileNet, MobileNet, training_chain
 
 
 def make_pair() -> tuple[FusedMobileNet, MobileNet]:
@@ -65,6 +67,12 @@ def add_bias(model: MobileNet) -> None:
     conv.bias = nn.Parameter(torch.arange(conv.out_channels, dtype=conv.weight.dtype))
 
 
+def replace_dict_of_parameters(model: MobileNet) -> None:
+    """As some wrappers do; then a weight in the new dict."""
+    conv = model.blocks[4].pointwise.conv
+    conv._parameters = dict(conv._parameters)
+
+
 CHANGES = [
     set_eps,
     set_momentum,
@@ -76,6 +84,7 @@ CHANGES = [
     replace_running_mean,
     write_in_place,
     add_bias,
+    replace_dict_of_parameters,
 ]
 
 
@@ -148,3 +157,53 @@ def test_batches_are_counted_once_each() -> None:
     counters = [b for name, b in fused.named_buffers() if name.endswith("num_batches_tracked")]
     assert len(counters) == 27
     assert all(int(counter) == 3 for counter in counters)
+
+
+def test_a_weight_in_a_replaced_dict() -> None:
+    fused, stock = make_pair()
+    x = make_images()
+    for model in (fused, stock):
+        for change in (replace_dict_of_parameters, replace_weight):
+            step(model, x)
+            change(model)
+    torch.testing.assert_close(step(fused, x), step(stock, x))
+    assert_equal_models(fused, stock)
+
+
+def test_replaced_tensors_are_let_go() -> None:
+    fused, stock = make_pair()
+    step(fused, make_images())
+    weight = weakref.ref(fused.blocks[4].pointwise.conv.weight)
+    mean = weakref.ref(fused.stem.bn.running_mean)
+    fused.load_state_dict(stock.state_dict(), assign=True)
+    assert weight() is None
+    assert mean() is None
+
+
+def test_lent_tensors_are_let_go() -> None:
+    fused, _ = make_pair()
+    x = make_images()
+    step(fused, x)
+    lent = {name: p.detach() * 2 for name, p in fused.named_parameters()}
+    torch.func.functional_call(fused, lent, (x,))
+    references = [weakref.ref(tensor) for tensor in lent.values()]
+    lent.clear()
+    assert not any(reference() is not None for reference in references)
+
+
+def test_threads_share_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread's batches, of another size, run while a batch is being counted."""
+    fused = FusedMobileNet(num_classes=7, alpha=0.25, dropout=0.0, padding="same")
+    x, other = make_images().float(), make_images(35).float()
+    with torch.no_grad():
+        expected = [fused(x), fused(x)][1]
+        count = training_chain.nn.count
+
+        def interrupted(counters: list[Tensor]) -> None:
+            monkeypatch.setattr(training_chain.nn, "count", count)
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(fused, other).result()
+            count(counters)
+
+        monkeypatch.setattr(training_chain.nn, "count", interrupted)
+        torch.testing.assert_close(fused(x), expected)

@@ -55,34 +55,32 @@ struct BackwardScratch {
   ChannelSums<A> sums;  // of grad_input
   Ring<A> input, gradient;
   int64_t gradient_before;
-  Row<A> grad_input;  // one row before the mask
-  A* grad_weight;     // [K * K, channels of the block]
-  A* no_gradient;     // a row of zeros, for taps above and below the image
-  const A** pointers;
+  Row<A> grad_input;    // one row before the mask
+  A* grad_weight;       // [K * K, channels of the block]
+  Taps<A> taps;         // of an input gradient
+  Taps<A, A> sum_taps;  // of the weight gradients
 
   BackwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch)
-      : arena(scratch), sums(p.channels, arena) {
+      : arena(scratch),
+        sums(p.channels, arena),
+        taps(s.kernel * s.kernel, arena),
+        sum_taps(s.kernel * s.kernel, arena) {
     const GradientRingShape shape = gradient_ring_shape(s);
     const int64_t stride = ring_stride(p.channels);
-    const int64_t taps = s.kernel * s.kernel;
     input = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
     input.data = arena.take<A>(input.size(input.rows, input.pixels, input.stride));
     gradient = {nullptr, shape.rows, shape.pixels, stride};
     gradient.data = arena.take<A>(gradient.size(gradient.rows, gradient.pixels, gradient.stride));
     gradient_before = shape.before;
     grad_input = {arena.take<A>(s.in_width * stride), s.in_width, stride};
-    grad_weight = arena.take<A>(taps * stride);
-    no_gradient = arena.take<A>(gradient.pixels * stride);
-    pointers = arena.take<const A*>(2 * taps);
+    grad_weight = arena.take<A>(s.kernel * s.kernel * stride);
   }
 
   void clear(const ConvShape& s) {
-    const int64_t channel_bytes = gradient.stride * static_cast<int64_t>(sizeof(A));
     input.clear();
     gradient.clear();
-    __builtin_memset(grad_weight, 0, s.kernel * s.kernel * channel_bytes);
+    __builtin_memset(grad_weight, 0, s.kernel * s.kernel * gradient.stride * sizeof(A));
     sums.clear();
-    __builtin_memset(no_gradient, 0, gradient.pixels * channel_bytes);
   }
 };
 

@@ -1,6 +1,7 @@
 // What the forward and the backward depthwise convolution share: packed weights, and a ring of
-// staged image rows. The ring holds just the rows that a row of outputs needs, zero-padded on all
-// sides, so that the arithmetic never meets a border; rows are staged once and stay in L2.
+// staged image rows. The ring holds just the rows that a row of outputs needs; rows are staged once
+// and stay in L2. Rows are zero-padded left and right, and taps that only meet padding are left
+// out, so that the arithmetic never meets a border, and a small map pays for its own pixels only.
 #pragma once
 
 #include "kernels/cpu/memory.h"
@@ -57,7 +58,6 @@ struct Ring {
   }
   A* row(int64_t r) const { return data + (r % rows) * pixels * stride; }
   void clear() const { __builtin_memset(data, 0, sizeof(A) * size(rows, pixels, stride)); }
-  void clear_row(int64_t r) const { __builtin_memset(row(r), 0, sizeof(A) * pixels * stride); }
 };
 
 // The ring of input rows. Rows and pixels count from the padded image's corner.
@@ -65,32 +65,39 @@ inline int64_t input_ring_pixels(const ConvShape& s) {
   return (s.out_width - 1) * s.stride + kernel_extent(s);
 }
 
-// Stages padded row r of an image ([H, W, C] from `image`, at the block's first channel).
+// Stages padded row r of an image ([H, W, C] from `image`, at the block's first channel), unless
+// all of it is padding, which no tap reads.
 template <typename T, typename A>
 inline void stage_input_row(const ConvShape& s, const T* image, int64_t r, const ChannelMap<A>& map,
                             int64_t channels, const Ring<A>& ring) {
   const int64_t y = r - s.pad_top;
-  if (y < 0 || y >= s.in_height) return ring.clear_row(r);
+  if (y < 0 || y >= s.in_height) return;
   const int64_t pixels = min_of(s.in_width, ring.pixels - s.pad_left);
   stage_row<T, A>({image + y * s.in_width * s.channels, pixels, s.channels}, map, channels,
                   {ring.row(r) + s.pad_left * ring.stride, pixels, ring.stride});
 }
 
-// All K * K taps of output row `y`, in an input ring.
-template <typename A>
-inline Taps<A> forward_taps(const ConvShape& s, int64_t y, const Ring<A>& ring, const A* weight,
-                            int64_t weight_stride, const A** pointers) {
-  const int64_t count = s.kernel * s.kernel;
-  Taps<A> taps{pointers, pointers + count, 0};
+// Whether one of `count` positions first, first + step, ... may lie within [0, size).
+inline bool may_meet(int64_t first, int64_t count, int64_t step, int64_t size) {
+  return first < size && first + (count - 1) * step >= 0;
+}
+
+// The taps of output row `y` that meet the image, in an input ring. `weight` is [K * K,
+// weight_stride]: the weights, or what adds up their gradients.
+template <typename A, typename W>
+inline void find_forward_taps(const ConvShape& s, int64_t y, const Ring<A>& ring, W* weight,
+                              int64_t weight_stride, Taps<A, W>& taps) {
+  taps.count = 0;
   for (int64_t ky = 0; ky < s.kernel; ++ky) {
-    const A* row = ring.row(y * s.stride + ky * s.dilation);
+    const int64_t from_y = y * s.stride + ky * s.dilation;
+    if (!may_meet(from_y - s.pad_top, 1, 1, s.in_height)) continue;
     for (int64_t kx = 0; kx < s.kernel; ++kx) {
-      taps.input[taps.count] = row + kx * s.dilation * ring.stride;
-      taps.weight[taps.count] = weight + taps.count * weight_stride;
-      ++taps.count;
+      const int64_t from_x = kx * s.dilation;
+      if (!may_meet(from_x - s.pad_left, s.out_width, s.stride, s.in_width)) continue;
+      taps.add(ring.row(from_y) + from_x * ring.stride,
+               weight + (ky * s.kernel + kx) * weight_stride);
     }
   }
-  return taps;
 }
 
 // Pixels of a ring lie an odd number of cache lines apart: at 4 KB the pixels that a kernel meets

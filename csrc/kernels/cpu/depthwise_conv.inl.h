@@ -39,15 +39,16 @@ struct ForwardScratch {
   Moments<A> moments;
   Ring<A> ring;
   Row<A> raw;  // one output row before the epilogue
-  const A** pointers;
+  Taps<A> taps;
 
   ForwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch)
-      : arena(scratch), moments{arena.take<A>(p.channels), ChannelSums<A>(p.channels, arena)} {
+      : arena(scratch),
+        moments{arena.take<A>(p.channels), ChannelSums<A>(p.channels, arena)},
+        taps(s.kernel * s.kernel, arena) {
     const int64_t stride = ring_stride(p.channels);
     ring = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
     ring.data = arena.take<A>(ring.size(ring.rows, ring.pixels, ring.stride));
     raw = {arena.take<A>(s.out_width * stride), s.out_width, stride};
-    pointers = arena.take<const A*>(2 * s.kernel * s.kernel);
   }
 };
 
@@ -72,9 +73,9 @@ inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
       for (staged = max_of(staged, y * s.stride); staged < end; ++staged) {
         stage_input_row(s, image, staged, prologue, channels, scratch.ring);
       }
-      const Taps<A> taps =
-          forward_taps(s, y, scratch.ring, weight, workspace.weight.stride, scratch.pointers);
-      correlate(taps, whole_vectors<A>(channels), s.stride * scratch.ring.stride, scratch.raw);
+      find_forward_taps(s, y, scratch.ring, weight, workspace.weight.stride, scratch.taps);
+      correlate(scratch.taps, whole_vectors<A>(channels), s.stride * scratch.ring.stride,
+                scratch.raw);
       T* row = static_cast<T*>(args.output) + (n * s.out_height + y) * s.out_width * s.channels +
                item.channels.begin;
       store_row<T, A>({scratch.raw.data, s.out_width, scratch.raw.stride}, epilogue, channels,

@@ -43,40 +43,42 @@ struct BackwardItem {
   }
 
   void add_weight_gradient(int64_t y) const {
-    const Taps<A> taps = forward_taps<A>(s, y, scratch.input, nullptr, 0, scratch.pointers);
+    find_forward_taps(s, y, scratch.input, scratch.grad_weight, scratch.gradient.stride,
+                      scratch.sum_taps);
     const A* grad = scratch.gradient.row(y) + scratch.gradient_before * scratch.gradient.stride;
-    accumulate_taps<A>(taps, whole_vectors<A>(channels), s.stride * scratch.input.stride,
-                       {grad, s.out_width, scratch.gradient.stride}, scratch.grad_weight,
-                       scratch.gradient.stride);
+    accumulate_taps<A>(scratch.sum_taps, whole_vectors<A>(channels),
+                       s.stride * scratch.input.stride,
+                       {grad, s.out_width, scratch.gradient.stride});
   }
 
-  // The taps through which output gradients reach input pixel (y, x), and then (y, x + stride), ...
-  Taps<A> backward_taps(int64_t y, int64_t x) const {
-    Taps<A> taps{scratch.pointers, scratch.pointers + s.kernel * s.kernel, 0};
+  // The taps through which output gradients reach input pixel (y, x), and then (y, x + stride),
+  // ...: `pixels` of them.
+  void find_backward_taps(int64_t y, int64_t x, int64_t pixels) const {
     const A* weight = workspace.weight.data + item.channels.begin;
+    scratch.taps.count = 0;
     for (int64_t ky = 0; ky < s.kernel; ++ky) {
       const int64_t from_y = y + s.pad_top - ky * s.dilation;
       if (from_y % s.stride != 0) continue;
-      const bool inside = from_y >= 0 && from_y / s.stride < s.out_height;
-      const A* row = inside ? scratch.gradient.row(from_y / s.stride) : scratch.no_gradient;
+      if (!may_meet(from_y / s.stride, 1, 1, s.out_height)) continue;
+      const A* row = scratch.gradient.row(from_y / s.stride);
       for (int64_t kx = 0; kx < s.kernel; ++kx) {
         const int64_t from_x = x + s.pad_left - kx * s.dilation;
         if (from_x % s.stride != 0) continue;
-        taps.input[taps.count] =
-            row + (from_x / s.stride + scratch.gradient_before) * scratch.gradient.stride;
-        taps.weight[taps.count] = weight + (ky * s.kernel + kx) * workspace.weight.stride;
-        ++taps.count;
+        if (!may_meet(from_x / s.stride, pixels, 1, s.out_width)) continue;
+        scratch.taps.add(
+            row + (from_x / s.stride + scratch.gradient_before) * scratch.gradient.stride,
+            weight + (ky * s.kernel + kx) * workspace.weight.stride);
       }
     }
-    return taps;
   }
 
   void store_input_gradient(int64_t n, int64_t y) const {
     const int64_t stride = scratch.grad_input.stride;
     for (int64_t x = 0; x < min_of(s.stride, s.in_width); ++x) {
-      correlate(backward_taps(y, x), whole_vectors<A>(channels), scratch.gradient.stride,
-                Row<A>{scratch.grad_input.data + x * stride, ceil_div(s.in_width - x, s.stride),
-                       s.stride * stride});
+      const int64_t pixels = ceil_div(s.in_width - x, s.stride);
+      find_backward_taps(y, x, pixels);
+      correlate(scratch.taps, whole_vectors<A>(channels), scratch.gradient.stride,
+                Row<A>{scratch.grad_input.data + x * stride, pixels, s.stride * stride});
     }
     const Row<const A> from{scratch.grad_input.data, s.in_width, stride};
     const Row<T> to{row_of(static_cast<T*>(args.grad_input), n, y, s.in_height, s.in_width),
@@ -127,8 +129,8 @@ struct BackwardItem {
     if (args.grad_weight) {
       for (int64_t t = 0; t < taps; ++t) {
         A* to = workspace.grad_weight + (item.partial * taps + t) * s.channels;
-        __builtin_memcpy(to + item.channels.begin, scratch.grad_weight + t * scratch.input.stride,
-                         bytes);
+        __builtin_memcpy(to + item.channels.begin,
+                         scratch.grad_weight + t * scratch.gradient.stride, bytes);
       }
     }
     if (!args.input_mean) return;
