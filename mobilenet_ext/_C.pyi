@@ -19,14 +19,22 @@ def set_isa(name: str) -> None:
 def stamp_objects(dicts: list[Any]) -> int:
     """Hash of the objects that dicts hold, and of their types."""
 
-def stamp_tensors(dicts: list[Any]) -> int | None:
-    """Hash of the tensors that dicts hold, of their versions and of where their data lies.
-
-    None if one is an inference tensor or of a subclass: such can change unnoticed.
-    """
-
 def any_items(dicts: list[Any]) -> bool:
     """Tell whether one of the dicts holds something."""
 
 def any_training(modules: list[Any]) -> bool:
     """Tell whether one of the modules is in training mode."""
+
+class TensorWatch:
+    """Tells whether the tensors (or None) in dicts have changed.
+
+    A tensor has changed when another object took its place, when it was written to, or when its
+    data lies elsewhere. Keeps the tensors.
+    """
+
+    def __init__(self, dicts: list[Any]) -> None: ...
+    def is_reliable(self) -> bool:
+        """Tell whether a change can be told: not of inference tensors or of subclasses."""
+
+    def is_current(self) -> bool:
+        """Tell whether they are still what they were; False where that cannot be told."""

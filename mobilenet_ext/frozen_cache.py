@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from . import _C
 from .inference import FrozenMobileNet
 from .structure import Structure
@@ -31,21 +29,17 @@ class FrozenCache:
             for tensors in (module._parameters, module._buffers)
             if tensors
         ]
-        # Kept, so that no other object gets the address of one that was seen.
-        self._tensors: list[Tensor | None] = []
-        self._stamp: int | None = None
-        self._frozen: FrozenMobileNet | None = None
+        self._known: tuple[_C.TensorWatch, FrozenMobileNet | None] | None = None
 
     def get(self, model: MobileNet) -> FrozenMobileNet | None:
         """Return a frozen copy equal to the model as it is, or None where there can be none."""
         if self.structure.has_hooks() or self.structure.is_training():
             return None
-        stamp = _C.stamp_tensors(self._tensor_dicts)
-        if stamp != self._stamp:
-            self._stamp = stamp
-            self._tensors = [x for tensors in self._tensor_dicts for x in tensors.values()]
-            self._frozen = None if stamp is None else _freeze(model)
-        return self._frozen
+        known = self._known
+        if known is None or not known[0].is_current():
+            watch = _C.TensorWatch(self._tensor_dicts)
+            known = self._known = (watch, _freeze(model) if watch.is_reliable() else None)
+        return known[1]
 
 
 def _freeze(model: MobileNet) -> FrozenMobileNet | None:

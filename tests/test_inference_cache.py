@@ -76,10 +76,22 @@ def write_data_and_say_so(model: MobileNet) -> None:
     model.eval()
 
 
+def assign_data(model: MobileNet) -> None:
+    weight = model.blocks[2].pointwise.conv.weight
+    weight.data = -weight.data
+
+
+def swap_a_weight(model: MobileNet) -> None:
+    """The object stays, and so does its count of writes."""
+    weight = model.blocks[2].pointwise.conv.weight
+    torch.utils.swap_tensors(weight, nn.Parameter(-weight.detach()))
+
+
 CHANGES = [
     optimizer_step, copy_into_a_weight, scale_in_place, load_state_dict,
     load_state_dict_of_one_layer, assign_state_dict, replace_a_parameter, replace_the_classifier,
     recalibrate_statistics, move_one_running_mean, write_data_and_say_so,
+    assign_data, swap_a_weight,
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@
 
 #include "bindings/page_faults.h"
 #include "bindings/stamps.h"
+#include "bindings/tensor_watch.h"
 #include "kernels/cpu/kernels.h"
 
 namespace {
@@ -59,9 +60,13 @@ PYBIND11_MODULE(_C, m) {
       "The instruction set in use.");
   m.def("stamp_objects", &mobilenet_ext::stamp_objects, pybind11::arg("dicts"),
         "Hash of the objects that dicts hold, and of their types.");
-  m.def("stamp_tensors", &mobilenet_ext::stamp_tensors, pybind11::arg("dicts"),
-        "Hash of the tensors that dicts hold, of their versions and of where their data lies; None "
-        "if one is an inference tensor or of a subclass.");
+  pybind11::class_<mobilenet_ext::TensorWatch>(m, "TensorWatch",
+                                               "Tells whether the tensors in dicts have changed.")
+      .def(pybind11::init<pybind11::list>(), pybind11::arg("dicts"))
+      .def("is_reliable", &mobilenet_ext::TensorWatch::is_reliable,
+           "Whether a change can be told: not of inference tensors or of subclasses.")
+      .def("is_current", &mobilenet_ext::TensorWatch::is_current,
+           "Whether they are still what they were; False where that cannot be told.");
   m.def("any_items", &mobilenet_ext::any_items, pybind11::arg("dicts"),
         "Whether one of the dicts holds something.");
   m.def("any_training", &mobilenet_ext::any_training, pybind11::arg("modules"),

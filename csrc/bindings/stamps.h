@@ -1,13 +1,11 @@
-// What a model's copy is compared with on every forward: which objects the model consists of, and
-// whether a tensor of it has changed. Objects are told apart by their addresses, so whoever keeps a
-// stamp keeps the objects alive too.
+// What is asked of a model's modules on every forward: which objects it consists of, whether one
+// has hooks or trains. Objects are told apart by their addresses, so whoever keeps a stamp keeps
+// the objects alive too.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <optional>
-#include <vector>
 
 namespace mobilenet_ext {
 
@@ -48,68 +46,6 @@ inline uint64_t stamp_objects(const pybind11::list& dicts) {
     stamp.add_object(value);
     return true;
   });
-  return stamp.value();
-}
-
-// How torch tells a tensor's version and address, looked up once.
-class TensorAccess {
- public:
-  static const TensorAccess& get() {
-    static const TensorAccess* const access = new TensorAccess;  // outlives the interpreter
-    return *access;
-  }
-
-  // Whether it is a plain tensor, whose version and address no subclass makes up.
-  bool is_plain(PyObject* object) const {
-    const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
-    return type == tensor_.ptr() || type == parameter_.ptr();
-  }
-  // New references to numbers, or null with a Python error.
-  PyObject* version(PyObject* tensor) const {
-    return Py_TYPE(version_.ptr())
-        ->tp_descr_get(version_.ptr(), tensor, reinterpret_cast<PyObject*>(Py_TYPE(tensor)));
-  }
-  PyObject* address(PyObject* tensor) const { return PyObject_CallOneArg(data_ptr_.ptr(), tensor); }
-
- private:
-  const pybind11::object tensor_ = pybind11::module_::import("torch").attr("Tensor");
-  const pybind11::object parameter_ = pybind11::module_::import("torch.nn").attr("Parameter");
-  const pybind11::object version_ = tensor_.attr("_version"), data_ptr_ = tensor_.attr("data_ptr");
-};
-
-// Which tensors (or None) the dicts hold, how often each was written to, and where its data lies.
-// Batches counted by BatchNorm decide nothing and are left out. None where a change cannot be told:
-// subclasses, and inference tensors, which count no writes.
-inline std::optional<uint64_t> stamp_tensors(const pybind11::list& dicts) {
-  static PyObject* const batches = PyUnicode_InternFromString("num_batches_tracked");
-  const TensorAccess& access = TensorAccess::get();
-  Stamp stamp;
-  std::vector<PyObject*> tensors;
-  tensors.reserve(256);
-  // A loop of its own, and short: here the processor waits for many tensors at a time, when what
-  // ran before has driven them out of the caches.
-  const bool plain = for_each_item(dicts, [&](PyObject* key, PyObject* value) {
-    if (key == batches) return true;
-    stamp.add_object(value);
-    if (value == Py_None) return true;
-    tensors.push_back(value);
-    return access.is_plain(value);
-  });
-  if (!plain) return std::nullopt;
-  const auto add_number = [&](PyObject* number) {
-    if (!number) {
-      PyErr_Clear();
-      return false;
-    }
-    stamp.add(PyLong_AsUnsignedLongLongMask(number));
-    Py_DECREF(number);
-    return true;
-  };
-  for (PyObject* tensor : tensors) {
-    if (!add_number(access.version(tensor)) || !add_number(access.address(tensor))) {
-      return std::nullopt;
-    }
-  }
   return stamp.value();
 }
 
