@@ -173,7 +173,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 def table(content: dict[str, object]) -> str:
     """Return the results as text."""
     lines = [
-        f"alpha {content['alpha']}, batch {content['batch_size']}, {content['threads']} threads, "
+        f"alpha {content['alpha']}, batch {content['batch_size']}, threads: {content['threads']}, "
         f"{content['steps_run']} of {content['steps_of_an_epoch']} steps each"
     ]
     results = content["results"]

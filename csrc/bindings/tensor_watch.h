@@ -119,8 +119,9 @@ class TensorWatch {
 
     bool read(uint64_t* version_to, void** data_to) const {
       PyObject* const descriptor = Torch::get().version.ptr();
-      PyObject* const number = Py_TYPE(descriptor)->tp_descr_get(
-          descriptor, object.ptr(), reinterpret_cast<PyObject*>(type));
+      PyObject* const number =
+          Py_TYPE(descriptor)
+              ->tp_descr_get(descriptor, object.ptr(), reinterpret_cast<PyObject*>(type));
       if (!number) {
         PyErr_Clear();
         return false;
