@@ -29,12 +29,12 @@ class TensorWatch:
     """Tells whether the tensors (or None) in dicts have changed.
 
     A tensor has changed when another object took its place, when it was written to, or when its
-    data lies elsewhere. Keeps the tensors.
+    data lies elsewhere. Tells objects apart by their addresses: keep them, and their data.
     """
 
     def __init__(self, dicts: list[Any]) -> None: ...
     def is_reliable(self) -> bool:
         """Tell whether a change can be told: not of inference tensors or of subclasses."""
 
-    def is_current(self) -> bool:
+    def is_current(self, dicts: list[Any]) -> bool:
         """Tell whether they are still what they were; False where that cannot be told."""

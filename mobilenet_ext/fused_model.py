@@ -113,9 +113,10 @@ class FusedMobileNet(MobileNet):
         ):
             return None
         structure = self._current_structure()
-        if self._frozen is None or self._frozen.structure is not structure:
-            self._frozen = FrozenCache(self, structure)
-        return self._frozen.get(self)
+        cache = self._frozen  # read once: another thread may forget it
+        if cache is None or cache.structure is not structure:
+            cache = self._frozen = FrozenCache(self, structure)
+        return cache.get(self)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode and forget what was read of the weights."""
@@ -136,8 +137,9 @@ class FusedMobileNet(MobileNet):
     def _forget(self) -> None:
         """Let go of the frozen copy, and of the tensors that training has read."""
         self._frozen = None
-        if self._structure is not None and self._structure.chain is not None:
-            self._structure.chain.forget()
+        structure = self._structure
+        if structure is not None and structure.chain is not None:
+            structure.chain.forget()
 
     def _replicate_for_data_parallel(self) -> Self:
         replica = super()._replicate_for_data_parallel()

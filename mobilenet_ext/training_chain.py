@@ -87,7 +87,8 @@ class TrainingChain:
                 nn.count(prepared.counters)
                 return prepared
         prepared = self._prepare(size, autocast=False)
-        if look is not None and all(map(_is_settled, prepared.norms, self.layers)):
+        settled = all(map(_is_settled, prepared.norms, self.layers))
+        if look is not None and settled and look.is_current():
             look.prepared = (size, prepared)
         return prepared
 

@@ -62,10 +62,10 @@ PYBIND11_MODULE(_C, m) {
         "Hash of the objects that dicts hold, and of their types.");
   pybind11::class_<mobilenet_ext::TensorWatch>(m, "TensorWatch",
                                                "Tells whether the tensors in dicts have changed.")
-      .def(pybind11::init<pybind11::list>(), pybind11::arg("dicts"))
+      .def(pybind11::init<const pybind11::list&>(), pybind11::arg("dicts"))
       .def("is_reliable", &mobilenet_ext::TensorWatch::is_reliable,
            "Whether a change can be told: not of inference tensors or of subclasses.")
-      .def("is_current", &mobilenet_ext::TensorWatch::is_current,
+      .def("is_current", &mobilenet_ext::TensorWatch::is_current, pybind11::arg("dicts"),
            "Whether they are still what they were; False where that cannot be told.");
   m.def("any_items", &mobilenet_ext::any_items, pybind11::arg("dicts"),
         "Whether one of the dicts holds something.");

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <vector>
 
 #include "bindings/stamps.h"
@@ -18,36 +19,44 @@ namespace mobilenet_ext {
 // The at::Tensor inside a Python tensor, as torch's C interface takes it; null if it is not found.
 // It is one pointer, and Python tells which: so that word is looked for, whatever lies around it.
 inline AtenTensorHandle find_handle(PyObject* tensor) {
-  const auto held = pybind11::handle(tensor).attr("_cdata").cast<uintptr_t>();
-  auto* const words = reinterpret_cast<uintptr_t*>(tensor);
-  auto* const end = words + Py_TYPE(tensor)->tp_basicsize / sizeof(uintptr_t);
-  auto* const found = std::find(words + sizeof(PyObject) / sizeof(uintptr_t), end, held);
-  return found == end ? nullptr : reinterpret_cast<AtenTensorHandle>(found);
+  try {
+    const auto held = pybind11::handle(tensor).attr("_cdata").cast<uintptr_t>();
+    auto* const words = reinterpret_cast<uintptr_t*>(tensor);
+    auto* const end = words + Py_TYPE(tensor)->tp_basicsize / sizeof(uintptr_t);
+    auto* const found = std::find(words + sizeof(PyObject) / sizeof(uintptr_t), end, held);
+    return found == end ? nullptr : reinterpret_cast<AtenTensorHandle>(found);
+  } catch (const std::exception&) {  // a TorchFunctionMode may answer in torch's place
+    return nullptr;
+  }
 }
 
+// Tensors and their data are told apart by their addresses, so whoever keeps a watch keeps them
+// too.
 class TensorWatch {
  public:
-  // Takes note of the tensors (or None) in the dicts, and keeps them, so that no other object gets
-  // the address of one. Batches counted by BatchNorm decide nothing and are left out.
-  explicit TensorWatch(pybind11::list dicts) : dicts_(std::move(dicts)) {
-    for_each_item(dicts_, [&](PyObject* key, PyObject* value) {
-      if (key != Batches::name()) seen_.push_back(Seen(value));
-      return true;
+  // Takes note of the tensors (or None) in the dicts. Batches counted by BatchNorm decide nothing
+  // and are left out.
+  explicit TensorWatch(const pybind11::list& dicts) {
+    reliable_ = for_each_item(dicts, [&](PyObject* key, PyObject* value) {
+      if (key == batches()) return true;
+      seen_.push_back(Seen(value));
+      return seen_.back().reliable;
     });
-    reliable_ = std::all_of(seen_.begin(), seen_.end(), [](const Seen& x) { return x.reliable; });
   }
 
   // Whether a change of them all can be told. Not of inference tensors, which count no writes, and
   // of subclasses, which may make up what they tell.
   bool is_reliable() const { return reliable_; }
 
-  bool is_current() const {
+  // Whether the same dicts hold what they held.
+  bool is_current(const pybind11::list& dicts) const {
     if (!reliable_) return false;
     size_t index = 0;
-    const bool same = for_each_item(dicts_, [&](PyObject* key, PyObject* value) {
-      if (key == Batches::name()) return true;
+    const bool same = for_each_item(dicts, [&](PyObject* key, PyObject* value) {
+      if (key == batches()) return true;
       if (index == seen_.size()) return false;
-      if (index + kAhead < seen_.size()) seen_[index + kAhead].prefetch();
+      if (index + 2 * kAhead < seen_.size()) seen_[index + 2 * kAhead].prefetch_object();
+      if (index + kAhead < seen_.size()) seen_[index + kAhead].prefetch_content();
       return seen_[index++].is_still(value);
     });
     return same && index == seen_.size();
@@ -56,12 +65,10 @@ class TensorWatch {
  private:
   static constexpr size_t kAhead = 8;  // tensors whose memory is on its way
 
-  struct Batches {
-    static PyObject* name() {
-      static PyObject* const name = PyUnicode_InternFromString("num_batches_tracked");
-      return name;
-    }
-  };
+  static PyObject* batches() {
+    static PyObject* const name = PyUnicode_InternFromString("num_batches_tracked");
+    return name;
+  }
 
   // How Python tells a tensor's count of writes, looked up once.
   struct Torch {
@@ -80,16 +87,15 @@ class TensorWatch {
   };
 
   struct Seen {
-    pybind11::object object;
+    PyObject* object;
     PyTypeObject* type;
     AtenTensorHandle handle = nullptr;  // null: None
-    void* held = nullptr;               // what the handle held: torch.utils.swap_tensors changes it
+    const void* held = nullptr;         // by the handle; torch.utils.swap_tensors changes it
     void* data = nullptr;
     uint64_t version = 0;
     bool reliable = true;
 
-    explicit Seen(PyObject* value)
-        : object(pybind11::reinterpret_borrow<pybind11::object>(value)), type(Py_TYPE(value)) {
+    explicit Seen(PyObject* value) : object(value), type(Py_TYPE(value)) {
       if (value == Py_None) return;
       if (Torch::get().is_plain(type)) handle = find_handle(value);
       reliable = handle && read(&version, &data);
@@ -97,7 +103,7 @@ class TensorWatch {
     }
 
     bool is_still(PyObject* value) const {
-      if (value != object.ptr() || Py_TYPE(value) != type) return false;
+      if (value != object || Py_TYPE(value) != type) return false;
       if (!handle) return true;
       uint64_t version_now = 0;
       void* data_now = nullptr;
@@ -105,36 +111,37 @@ class TensorWatch {
              data_now == data;
     }
 
+    void prefetch_object() const { __builtin_prefetch(object); }
+
     // torch's own object, and where its first words point: storage and count of writes among them.
-    void prefetch() const {
-      __builtin_prefetch(object.ptr());
-      if (!handle) return;
+    void prefetch_content() const {
+      if (!handle || content() != held) return;
       const auto* lines = static_cast<const char*>(held);
       for (int i = 0; i < 3; ++i) __builtin_prefetch(lines + i * 64);
       const auto* words = static_cast<const void* const*>(held);
       for (int i = 2; i < 6; ++i) __builtin_prefetch(words[i]);
     }
 
-    void* content() const { return *reinterpret_cast<void* const*>(handle); }
+    const void* content() const { return *reinterpret_cast<const void* const*>(handle); }
 
     bool read(uint64_t* version_to, void** data_to) const {
       PyObject* const descriptor = Torch::get().version.ptr();
       PyObject* const number =
-          Py_TYPE(descriptor)
-              ->tp_descr_get(descriptor, object.ptr(), reinterpret_cast<PyObject*>(type));
-      if (!number) {
+          Py_TYPE(descriptor)->tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(type));
+      if (number) {
+        *version_to = PyLong_AsUnsignedLongLongMask(number);
+        Py_DECREF(number);
+      }
+      if (PyErr_Occurred()) {
         PyErr_Clear();
         return false;
       }
-      *version_to = PyLong_AsUnsignedLongLongMask(number);
-      Py_DECREF(number);
       return aoti_torch_get_data_ptr(handle, data_to) == AOTI_TORCH_SUCCESS;
     }
   };
 
-  pybind11::list dicts_;
   std::vector<Seen> seen_;
-  bool reliable_ = true;
+  bool reliable_;
 };
 
 }  // namespace mobilenet_ext
