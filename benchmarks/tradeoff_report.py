@@ -26,11 +26,13 @@ def markdown(content: dict[str, Any]) -> str:
         lines += [
             f"CIFAR-10, recipe `{content['recipe']}`. Latency of one 32×32 image: {place}.",
             "",
-            "| alpha | epochs | last top-1 | multiply-adds | parameters | latency | training |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| alpha | epochs | last top-1 | best top-1 | multiply-adds | parameters | latency | "
+            "training |",
+            "| --- |" + " --- |" * 7,
         ]
         lines += [
             f"| {each['alpha']:g} | {each['epochs']} | {100 * each['accuracy']:.2f} % | "
+            f"{100 * each['best_accuracy']:.2f} % (epoch {each['best_epoch']}) | "
             f"{each['multiply_adds'] / 1e6:.2f} M | {each['parameters']:,} | "
             f"{each['median_ms']:.3g} ms | {each['minutes']:.0f} min |"
             for each in content["cifar10"]
