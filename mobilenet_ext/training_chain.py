@@ -87,8 +87,11 @@ class TrainingChain:
                 nn.count(prepared.counters)
                 return prepared
         prepared = self._prepare(size, autocast=False)
-        settled = all(map(_is_settled, prepared.norms, self.layers))
-        if look is not None and settled and look.is_current():
+        if (
+            look is not None
+            and all(map(_is_settled, prepared.norms, self.layers))
+            and look.is_current()  # another thread may have changed a layer meanwhile
+        ):
             look.prepared = (size, prepared)
         return prepared
 

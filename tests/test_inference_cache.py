@@ -81,17 +81,6 @@ def assign_data(model: MobileNet) -> None:
     weight.data = -weight.data
 
 
-def assign_data_twice(model: MobileNet) -> None:
-    """What is assigned last would lie where the first data did, had that been let go."""
-    weight = model.blocks[2].pointwise.conv.weight
-    data, address = -weight.detach(), weight.data_ptr()
-    weight.data = torch.zeros_like(data)
-    others = [data.clone()]
-    while others[-1].data_ptr() != address and len(others) < 100:
-        others.append(data.clone())
-    weight.data = others[-1]
-
-
 def swap_a_weight(model: MobileNet) -> None:
     """The object stays, and so does its count of writes."""
     weight = model.blocks[2].pointwise.conv.weight
@@ -102,7 +91,7 @@ CHANGES = [
     optimizer_step, copy_into_a_weight, scale_in_place, load_state_dict,
     load_state_dict_of_one_layer, assign_state_dict, replace_a_parameter, replace_the_classifier,
     recalibrate_statistics, move_one_running_mean, write_data_and_say_so,
-    assign_data, assign_data_twice, swap_a_weight,
+    assign_data, swap_a_weight,
 ]  # fmt: skip
 
 

@@ -40,6 +40,23 @@ def test_a_model_is_collected_after_inference() -> None:
     assert reference() is None
 
 
+def test_data_is_kept_until_the_next_look() -> None:
+    """Otherwise data assigned later could get its address, and go unnoticed."""
+    fused = make_pair()[1].eval()
+    x = images(1, 3, 64, 64)
+    weight = fused.stem.conv.weight
+    array = weight.detach().numpy().copy()
+    kept = weakref.ref(array)
+    weight.data = torch.from_numpy(array)
+    del array
+    with torch.no_grad():
+        fused(x)
+        weight.data = torch.zeros_like(weight)
+        assert kept() is not None
+        fused(x)
+    assert kept() is None
+
+
 def test_function_modes_may_answer_for_torch() -> None:
     class Mute(TorchFunctionMode):
         def __torch_function__(

@@ -68,7 +68,7 @@ def add_bias(model: MobileNet) -> None:
 
 
 def replace_dict_of_parameters(model: MobileNet) -> None:
-    """As some wrappers do; then a weight in the new dict."""
+    """As some wrappers do."""
     conv = model.blocks[4].pointwise.conv
     conv._parameters = dict(conv._parameters)
 
