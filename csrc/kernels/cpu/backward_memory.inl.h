@@ -55,32 +55,41 @@ struct BackwardScratch {
   ChannelSums<A> sums;  // of grad_input
   Ring<A> input, gradient;
   int64_t gradient_before;
-  Row<A> grad_input;    // one row before the mask
-  A* grad_weight;       // [K * K, channels of the block]
-  Taps<A> taps;         // of an input gradient
-  Taps<A, A> sum_taps;  // of the weight gradients
+  Row<A> grad_input;       // one row before the mask
+  A* grad_weight;          // [K * K, channels of the block]
+  TapColumns* columns;     // of an input gradient: [stride], of each column of a stride
+  Taps<A> taps;            // of an input gradient
+  TapColumns sum_columns;  // of the weight gradients
+  Taps<A, A> sum_taps;     // of the weight gradients
 
   BackwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch)
-      : arena(scratch),
-        sums(p.channels, arena),
-        taps(s.kernel * s.kernel, arena),
-        sum_taps(s.kernel * s.kernel, arena) {
-    const GradientRingShape shape = gradient_ring_shape(s);
-    const int64_t stride = ring_stride(p.channels);
-    input = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
-    input.data = arena.take<A>(input.size(input.rows, input.pixels, input.stride));
-    gradient = {nullptr, shape.rows, shape.pixels, stride};
-    gradient.data = arena.take<A>(gradient.size(gradient.rows, gradient.pixels, gradient.stride));
-    gradient_before = shape.before;
-    grad_input = {arena.take<A>(s.in_width * stride), s.in_width, stride};
-    grad_weight = arena.take<A>(s.kernel * s.kernel * stride);
-  }
+      : BackwardScratch(s, gradient_ring_shape(s), ring_stride(p.channels), p.channels, scratch) {}
 
   void clear(const ConvShape& s) {
     input.clear();
     gradient.clear();
     __builtin_memset(grad_weight, 0, s.kernel * s.kernel * gradient.stride * sizeof(A));
     sums.clear();
+  }
+
+ private:
+  BackwardScratch(const ConvShape& s, const GradientRingShape& shape, int64_t stride,
+                  int64_t channels, void* scratch)
+      : arena(scratch),
+        sums(channels, arena),
+        input(kernel_extent(s), input_ring_pixels(s), stride, arena),
+        gradient(shape.rows, shape.pixels, stride, arena),
+        gradient_before(shape.before),
+        grad_input{arena.take<A>(s.in_width * stride), s.in_width, stride},
+        grad_weight(arena.take<A>(s.kernel * s.kernel * stride)),
+        columns(arena.take<TapColumns>(s.stride)),
+        taps(s.kernel * s.kernel, arena),
+        sum_columns(s.kernel, arena),
+        sum_taps(s.kernel * s.kernel, arena) {
+    for (int64_t x = 0; x < s.stride; ++x) {
+      const TapColumns taken(s.kernel, arena);
+      if (columns) columns[x] = taken;
+    }
   }
 };
 

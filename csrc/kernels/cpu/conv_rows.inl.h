@@ -17,10 +17,16 @@ struct ConvItem {
 };
 
 inline ConvItem conv_item(const ConvShape& s, const ConvPartition& p, int64_t index) {
-  const int64_t partial = index / p.blocks;
-  return {chunk(partial / p.bands, p.images, s.batch),
-          chunk(partial % p.bands, p.rows, s.out_height),
-          chunk(index % p.blocks, p.channels, s.channels), partial};
+  const int64_t partial = divide(index, p.blocks), group = divide(partial, p.bands);
+  return {chunk(group, p.images, s.batch), chunk(partial - group * p.bands, p.rows, s.out_height),
+          chunk(index - partial * p.blocks, p.channels, s.channels), partial};
+}
+
+// Slots of a ring for that many rows at once.
+inline int64_t ring_slots(int64_t rows) {
+  int64_t slots = 1;
+  while (slots < rows) slots *= 2;
+  return slots;
 }
 
 // The weights as accumulators, [K * K, stride]: a vector of channels for every tap.
@@ -47,17 +53,19 @@ inline void pack_weight(const Args& args, Range channels, const PackedWeight<A>&
   }
 }
 
-// Rows of `pixels` staged pixels of `stride` channels; row r lives in slot r % rows.
+// Rows of `pixels` staged pixels of `stride` channels. As many slots as a power of two, so that a
+// row is found without a division.
 template <typename A>
 struct Ring {
   A* data;
-  int64_t rows, pixels, stride;
+  int64_t slots, pixels, stride;
 
-  static int64_t size(int64_t rows, int64_t pixels, int64_t stride) {
-    return rows * pixels * stride;
+  Ring(int64_t rows, int64_t for_pixels, int64_t for_stride, Arena& arena)
+      : slots(ring_slots(rows)), pixels(for_pixels), stride(for_stride) {
+    data = arena.take<A>(slots * pixels * stride);
   }
-  A* row(int64_t r) const { return data + (r % rows) * pixels * stride; }
-  void clear() const { __builtin_memset(data, 0, sizeof(A) * size(rows, pixels, stride)); }
+  A* row(int64_t r) const { return data + (r & (slots - 1)) * pixels * stride; }
+  void clear() const { __builtin_memset(data, 0, sizeof(A) * slots * pixels * stride); }
 };
 
 // The ring of input rows. Rows and pixels count from the padded image's corner.
@@ -82,21 +90,51 @@ inline bool may_meet(int64_t first, int64_t count, int64_t step, int64_t size) {
   return first < size && first + (count - 1) * step >= 0;
 }
 
-// The taps of output row `y` that meet the image, in an input ring. `weight` is [K * K,
+// The columns of a kernel that meet something in a row, the same ones in every row: their numbers,
+// and where in a staged row the first pixel of each lies.
+struct TapColumns {
+  int64_t count, pixels;
+  int64_t *column, *offset;
+
+  TapColumns(int64_t most, Arena& arena)
+      : count(0), pixels(0), column(arena.take<int64_t>(most)), offset(arena.take<int64_t>(most)) {}
+  void add(int64_t number, int64_t from) {
+    column[count] = number;
+    offset[count] = from;
+    ++count;
+  }
+};
+
+inline void find_forward_columns(const ConvShape& s, int64_t ring_stride, TapColumns& columns) {
+  columns.count = 0;
+  for (int64_t kx = 0; kx < s.kernel; ++kx) {
+    const int64_t from_x = kx * s.dilation;
+    if (!may_meet(from_x - s.pad_left, s.out_width, s.stride, s.in_width)) continue;
+    columns.add(kx, from_x * ring_stride);
+  }
+}
+
+// The taps of kernel row `ky`, which lies over the staged row `from`. `weight` is [K * K,
 // weight_stride]: the weights, or what adds up their gradients.
 template <typename A, typename W>
-inline void find_forward_taps(const ConvShape& s, int64_t y, const Ring<A>& ring, W* weight,
-                              int64_t weight_stride, Taps<A, W>& taps) {
+inline void add_taps(const TapColumns& columns, const A* from, W* weight, int64_t weight_stride,
+                     Taps<A, W>& taps) {
+  for (int64_t i = 0; i < columns.count; ++i) {
+    taps.add(from + columns.offset[i], weight + columns.column[i] * weight_stride);
+  }
+}
+
+// The taps of output row `y` that meet the image, in an input ring.
+template <typename A, typename W>
+inline void find_forward_taps(const ConvShape& s, int64_t y, const TapColumns& columns,
+                              const Ring<A>& ring, W* weight, int64_t weight_stride,
+                              Taps<A, W>& taps) {
   taps.count = 0;
   for (int64_t ky = 0; ky < s.kernel; ++ky) {
     const int64_t from_y = y * s.stride + ky * s.dilation;
     if (!may_meet(from_y - s.pad_top, 1, 1, s.in_height)) continue;
-    for (int64_t kx = 0; kx < s.kernel; ++kx) {
-      const int64_t from_x = kx * s.dilation;
-      if (!may_meet(from_x - s.pad_left, s.out_width, s.stride, s.in_width)) continue;
-      taps.add(ring.row(from_y) + from_x * ring.stride,
-               weight + (ky * s.kernel + kx) * weight_stride);
-    }
+    add_taps(columns, ring.row(from_y), weight + ky * s.kernel * weight_stride, weight_stride,
+             taps);
   }
 }
 

@@ -39,17 +39,16 @@ struct ForwardScratch {
   Moments<A> moments;
   Ring<A> ring;
   Row<A> raw;  // one output row before the epilogue
+  TapColumns columns;
   Taps<A> taps;
 
   ForwardScratch(const ConvShape& s, const ConvPartition& p, void* scratch)
       : arena(scratch),
         moments{arena.take<A>(p.channels), ChannelSums<A>(p.channels, arena)},
-        taps(s.kernel * s.kernel, arena) {
-    const int64_t stride = ring_stride(p.channels);
-    ring = {nullptr, kernel_extent(s), input_ring_pixels(s), stride};
-    ring.data = arena.take<A>(ring.size(ring.rows, ring.pixels, ring.stride));
-    raw = {arena.take<A>(s.out_width * stride), s.out_width, stride};
-  }
+        ring(kernel_extent(s), input_ring_pixels(s), ring_stride(p.channels), arena),
+        raw{arena.take<A>(s.out_width * ring.stride), s.out_width, ring.stride},
+        columns(s.kernel, arena),
+        taps(s.kernel * s.kernel, arena) {}
 };
 
 template <typename T>
@@ -63,17 +62,19 @@ inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
   const ChannelMap<A> epilogue(args.epilogue, item.channels.begin);
   const A* weight = workspace.weight.data + item.channels.begin;
   scratch.ring.clear();
+  find_forward_columns(s, scratch.ring.stride, scratch.columns);
   bool first = true;
   for (int64_t n = item.images.begin; n < item.images.end; ++n) {
     const T* image = static_cast<const T*>(args.input) + n * s.in_height * s.in_width * s.channels +
                      item.channels.begin;
     int64_t staged = 0;  // the padded row to stage next
     for (int64_t y = item.rows.begin; y < item.rows.end; ++y) {
-      const int64_t end = y * s.stride + scratch.ring.rows;
+      const int64_t end = y * s.stride + kernel_extent(s);
       for (staged = max_of(staged, y * s.stride); staged < end; ++staged) {
         stage_input_row(s, image, staged, prologue, channels, scratch.ring);
       }
-      find_forward_taps(s, y, scratch.ring, weight, workspace.weight.stride, scratch.taps);
+      find_forward_taps(s, y, scratch.columns, scratch.ring, weight, workspace.weight.stride,
+                        scratch.taps);
       correlate(scratch.taps, whole_vectors<A>(channels), s.stride * scratch.ring.stride,
                 scratch.raw);
       T* row = static_cast<T*>(args.output) + (n * s.out_height + y) * s.out_width * s.channels +

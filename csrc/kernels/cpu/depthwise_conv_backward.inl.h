@@ -43,42 +43,48 @@ struct BackwardItem {
   }
 
   void add_weight_gradient(int64_t y) const {
-    find_forward_taps(s, y, scratch.input, scratch.grad_weight, scratch.gradient.stride,
-                      scratch.sum_taps);
+    find_forward_taps(s, y, scratch.sum_columns, scratch.input, scratch.grad_weight,
+                      scratch.gradient.stride, scratch.sum_taps);
     const A* grad = scratch.gradient.row(y) + scratch.gradient_before * scratch.gradient.stride;
     accumulate_taps<A>(scratch.sum_taps, whole_vectors<A>(channels),
                        s.stride * scratch.input.stride,
                        {grad, s.out_width, scratch.gradient.stride});
   }
 
-  // The taps through which output gradients reach input pixel (y, x), and then (y, x + stride),
-  // ...: `pixels` of them.
-  void find_backward_taps(int64_t y, int64_t x, int64_t pixels) const {
+  // The kernel's columns through which output gradients reach input pixels x, x + stride, ...
+  void find_backward_columns(int64_t x, TapColumns& columns) const {
+    columns.count = 0;
+    columns.pixels = ceil_div(s.in_width - x, s.stride);
+    for (int64_t kx = 0; kx < s.kernel; ++kx) {
+      const int64_t from_x = x + s.pad_left - kx * s.dilation;
+      if (from_x % s.stride != 0) continue;
+      if (!may_meet(from_x / s.stride, columns.pixels, 1, s.out_width)) continue;
+      columns.add(kx, (from_x / s.stride + scratch.gradient_before) * scratch.gradient.stride);
+    }
+  }
+
+  // The taps through which output gradients reach input row y.
+  void find_backward_taps(int64_t y, const TapColumns& columns) const {
     const A* weight = workspace.weight.data + item.channels.begin;
     scratch.taps.count = 0;
     for (int64_t ky = 0; ky < s.kernel; ++ky) {
-      const int64_t from_y = y + s.pad_top - ky * s.dilation;
-      if (from_y % s.stride != 0) continue;
-      if (!may_meet(from_y / s.stride, 1, 1, s.out_height)) continue;
-      const A* row = scratch.gradient.row(from_y / s.stride);
-      for (int64_t kx = 0; kx < s.kernel; ++kx) {
-        const int64_t from_x = x + s.pad_left - kx * s.dilation;
-        if (from_x % s.stride != 0) continue;
-        if (!may_meet(from_x / s.stride, pixels, 1, s.out_width)) continue;
-        scratch.taps.add(
-            row + (from_x / s.stride + scratch.gradient_before) * scratch.gradient.stride,
-            weight + (ky * s.kernel + kx) * workspace.weight.stride);
-      }
+      const int64_t reach_y = y + s.pad_top - ky * s.dilation;
+      if (reach_y < 0) break;
+      const int64_t from_y = divide(reach_y, s.stride);
+      if (from_y * s.stride != reach_y || from_y >= s.out_height) continue;
+      add_taps(columns, static_cast<const A*>(scratch.gradient.row(from_y)),
+               weight + ky * s.kernel * workspace.weight.stride, workspace.weight.stride,
+               scratch.taps);
     }
   }
 
   void store_input_gradient(int64_t n, int64_t y) const {
     const int64_t stride = scratch.grad_input.stride;
     for (int64_t x = 0; x < min_of(s.stride, s.in_width); ++x) {
-      const int64_t pixels = ceil_div(s.in_width - x, s.stride);
-      find_backward_taps(y, x, pixels);
+      const TapColumns& columns = scratch.columns[x];
+      find_backward_taps(y, columns);
       correlate(scratch.taps, whole_vectors<A>(channels), scratch.gradient.stride,
-                Row<A>{scratch.grad_input.data + x * stride, pixels, s.stride * stride});
+                Row<A>{scratch.grad_input.data + x * stride, columns.pixels, s.stride * stride});
     }
     const Row<const A> from{scratch.grad_input.data, s.in_width, stride};
     const Row<T> to{row_of(static_cast<T*>(args.grad_input), n, y, s.in_height, s.in_width),
@@ -123,6 +129,10 @@ struct BackwardItem {
 
   void run() const {
     scratch.clear(s);
+    find_forward_columns(s, scratch.input.stride, scratch.sum_columns);
+    for (int64_t x = 0; x < min_of(s.stride, s.in_width); ++x) {
+      find_backward_columns(x, scratch.columns[x]);
+    }
     for (int64_t n = item.images.begin; n < item.images.end; ++n) image(n);
     const int64_t bytes = channels * static_cast<int64_t>(sizeof(A));
     const int64_t taps = s.kernel * s.kernel;

@@ -48,8 +48,10 @@ struct Tile {
 
   // Every row starts with `first` [kPanels * kPanel].
   __attribute__((always_inline)) inline void start(const A* first) {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const Vec<A> value = first ? load(first + v * kLanes<A>, AllLanes{}) : Vec<A>{};
+#pragma GCC unroll 12
       for (int r = 0; r < kRows; ++r) sum[r][v] = value;
     }
   }
@@ -79,7 +81,9 @@ struct Tile {
 
   template <Activation kActivation>
   __attribute__((always_inline)) inline void finish(A* c, int64_t c_stride) const {
+#pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         store(c + r * c_stride + v * kLanes<A>, activate<kActivation>(sum[r][v]), AllLanes{});
       }
@@ -88,7 +92,9 @@ struct Tile {
 
   // c += the sums
   __attribute__((always_inline)) inline void add_to(A* c, int64_t c_stride) const {
+#pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
         A* const at = c + r * c_stride + v * kLanes<A>;
         store(at, load(at, AllLanes{}) + sum[r][v], AllLanes{});
@@ -138,7 +144,7 @@ struct RowTiles {
   int64_t count, rows, larger;  // the first `larger` tiles have rows + 1
 
   RowTiles(int64_t total, int64_t most)
-      : count(ceil_div(total, most)), rows(total / count), larger(total % count) {}
+      : count(ceil_div(total, most)), rows(divide(total, count)), larger(total - rows * count) {}
   int64_t begin(int64_t tile) const { return tile * rows + min_of(tile, larger); }
   int64_t size(int64_t tile) const { return rows + (tile < larger); }
 };
@@ -168,7 +174,8 @@ constexpr int64_t kPanelGroupBytes = 16 * 1024;
 template <Activation kActivation, typename A>
 inline void product(const Product<A>& p) {
   const RowTiles tiles(p.rows, kMaxTileRows<A>);
-  const int64_t fitting = kPanelGroupBytes / (p.depth * kPanel * static_cast<int64_t>(sizeof(A)));
+  const int64_t panel_bytes = p.depth * kPanel * static_cast<int64_t>(sizeof(A));
+  const int64_t fitting = divide(kPanelGroupBytes, panel_bytes);
   const int64_t group = max_of(tile_panels<A>(static_cast<int>(tiles.rows)), fitting);
   for (int64_t panel = 0; panel < p.panels; panel += group) {
     product_panels<kActivation>(p, tiles, panel, min_of(panel + group, p.panels));

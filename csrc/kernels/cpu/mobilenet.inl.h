@@ -72,10 +72,12 @@ template <Activation kActivation>
 void run_block(const Group& group, int64_t index, int64_t item, float* tile) {
   const MobileNetLayer& block = group.args.blocks[index];
   const BlockSchedule schedule(block, group.images.size(), group.workers);
-  const Range rows = share(item / schedule.shares, schedule.tiles, schedule.rows);
+  const int64_t row_tile = divide(item, schedule.shares);
+  const Range rows = share(row_tile, schedule.tiles, schedule.rows);
   const int64_t panels = round_to_panels(block.out_channels) / kPanel;
   depthwise<kActivation>(block, group.input_of(index), rows, tile);
-  pointwise<kActivation>(block, tile, rows, share(item % schedule.shares, schedule.shares, panels),
+  pointwise<kActivation>(block, tile, rows,
+                         share(item - row_tile * schedule.shares, schedule.shares, panels),
                          group.output_of(index));
 }
 

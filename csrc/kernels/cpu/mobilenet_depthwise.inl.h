@@ -83,7 +83,7 @@ void depthwise_border(const DepthwiseRow& row, int64_t x, int64_t from, int64_t 
 template <int kTapRows, int kStride, Activation kActivation>
 void depthwise_row(const ConvShape& s, const DepthwiseRow& row) {
   const int64_t group_floats = kTapRows * 4 * kStride * row.pitch;
-  const int64_t fitting = kRunBytes / (group_floats * static_cast<int64_t>(sizeof(float)));
+  const int64_t fitting = divide(kRunBytes, group_floats * static_cast<int64_t>(sizeof(float)));
   int64_t x = 0;
   while (x < s.out_width) {
     const int64_t from = x * kStride - s.pad_left;
@@ -119,7 +119,8 @@ void depthwise_rows(const MobileNetLayer& layer, const float* input, int64_t pit
   row.pitch = pitch;
   row.bias = layer.weight + 9 * row.tap_stride;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
-    const int64_t image = r / s.out_height, top = r % s.out_height * kStride - s.pad_top;
+    const int64_t image = divide(r, s.out_height);
+    const int64_t top = (r - image * s.out_height) * kStride - s.pad_top;
     const int64_t first = max_of(0, -top), end = min_of(3, s.in_height - top);
     row.output = output + (r - rows.begin) * s.out_width * pitch;
     for (int64_t y = first; y < end; ++y) {

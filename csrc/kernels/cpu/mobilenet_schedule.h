@@ -34,7 +34,7 @@ inline int64_t largest_map_floats(const MobileNetArgs& args) {
 
 // Part `index` of `size` in `parts` parts as even as can be.
 inline Range share(int64_t index, int64_t parts, int64_t size) {
-  return {index * size / parts, (index + 1) * size / parts};
+  return {divide(index * size, parts), divide((index + 1) * size, parts)};
 }
 
 inline const MobileNetLayer& last_layer(const MobileNetArgs& args) {
@@ -52,7 +52,7 @@ struct BlockSchedule {
   BlockSchedule(const MobileNetLayer& block, int64_t images, int64_t workers)
       : rows(images * block.conv.out_height) {
     const int64_t row = block.conv.out_width * row_pitch(block.conv.channels);
-    const int64_t fitting = max_of(1, tile_bytes() / (row * kFloatBytes));
+    const int64_t fitting = max_of(1, divide(tile_bytes(), row * kFloatBytes));
     const int64_t fewest = ceil_div(rows, fitting);
     tile_floats = min_of(rows, fitting) * row;
     const int64_t most = max_of(1, rows * block.conv.out_width / kMinTilePixels);
@@ -77,17 +77,17 @@ struct Groups {
   bool shared;  // all workers share each group; otherwise each has groups of its own
 
   explicit Groups(const MobileNetArgs& args) : batch(args.batch) {
-    const int64_t fitting = max_of(1, kGroupBytes / (largest_map_floats(args) * kFloatBytes));
-    divide(min_of(fitting, ceil_div(batch, args.workers)));
+    const int64_t fitting = max_of(1, divide(kGroupBytes, largest_map_floats(args) * kFloatBytes));
+    split(min_of(fitting, ceil_div(batch, args.workers)));
     shared =
         args.workers > 1 && count % args.workers != 0 && count < kMinGroupsPerWorker * args.workers;
-    if (shared) divide(fitting);
+    if (shared) split(fitting);
   }
 
   Range at(int64_t index) const { return share(index, count, batch); }
 
  private:
-  void divide(int64_t most) {
+  void split(int64_t most) {
     count = ceil_div(batch, max_of(1, most));
     images = count ? ceil_div(batch, count) : 0;
   }

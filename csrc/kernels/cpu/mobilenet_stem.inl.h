@@ -35,7 +35,7 @@ inline void stage_stem_row(const MobileNetArgs& args, int64_t n, int64_t r, cons
   __builtin_memset(to, 0, sizeof(float) * ring.row_floats);
   if (y < 0 || y >= s.in_height) return;
   const float* from = args.image + n * strides[0] + y * strides[2];
-  const int64_t width = min_of(s.in_width, ring.row_floats / s.channels - s.pad_left);
+  const int64_t width = min_of(s.in_width, divide(ring.row_floats, s.channels) - s.pad_left);
   to += s.pad_left * s.channels;
   if (strides[1] == 1 && strides[3] == s.channels) {
     __builtin_memcpy(to, from, sizeof(float) * width * s.channels);
@@ -92,7 +92,7 @@ void stem_rows(const MobileNetArgs& args, int64_t first_image, Range rows, float
   const bool narrow = stem.out_channels <= kLanes<float>;
   int64_t staged = 0;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
-    const int64_t image = r / s.out_height, top = r % s.out_height * s.stride;
+    const int64_t image = divide(r, s.out_height), top = (r - image * s.out_height) * s.stride;
     if (r == rows.begin || top == 0) staged = top;
     for (staged = max_of(staged, top); staged < top + 3; ++staged) {
       stage_stem_row(args, first_image + image, staged, ring);

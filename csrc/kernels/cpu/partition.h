@@ -24,7 +24,13 @@ constexpr int64_t kMinChannelsPerItem = 64;
 
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// a / b of a >= 0 and b > 0: in 32 bits where they will do. In 64 bits many CPUs take 40 to 90
+// cycles for it, as long as a small map's whole row.
+inline int64_t divide(int64_t a, int64_t b) {
+  if (static_cast<uint64_t>(a | b) >> 32) return a / b;
+  return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+}
+inline int64_t ceil_div(int64_t a, int64_t b) { return divide(a + b - 1, b); }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 inline int64_t wanted_items(int64_t elements) {

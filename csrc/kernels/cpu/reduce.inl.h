@@ -32,25 +32,39 @@ inline void finish_moments(Moments<A>& from, int64_t channels, int64_t count,
   }
 }
 
-// Chan's formula over all partials: the mean of means, then M2 about it. `count_of(p)` is the
-// number of values behind partial p.
+// Chan's formula over all partials, for at most kChannelsPerMerge channels: the mean of means, then
+// M2 about it. `count_of(p)` is the number of values behind partial p.
+template <typename A, typename CountOf>
+inline void merge_moments_of(const PartialMoments& from, int64_t all_channels, Range channels,
+                             CountOf count_of, A* mean, A* var) {
+  double center[kChannelsPerMerge] = {}, m2[kChannelsPerMerge] = {}, count = 0;
+  for (int64_t p = 0; p < from.partials; ++p) {
+    const double n = static_cast<double>(count_of(p));
+    const double* means = from.mean + p * all_channels + channels.begin;
+    for (int64_t c = 0; c < channels.size(); ++c) center[c] += n * means[c];
+    count += n;
+  }
+  for (int64_t c = 0; c < channels.size(); ++c) center[c] /= count;
+  for (int64_t p = 0; p < from.partials; ++p) {
+    const double n = static_cast<double>(count_of(p));
+    const int64_t at = p * all_channels + channels.begin;
+    for (int64_t c = 0; c < channels.size(); ++c) {
+      const double offset = from.mean[at + c] - center[c];
+      m2[c] += from.m2[at + c] + n * offset * offset;
+    }
+  }
+  for (int64_t c = 0; c < channels.size(); ++c) {
+    mean[channels.begin + c] = static_cast<A>(center[c]);
+    var[channels.begin + c] = static_cast<A>(m2[c] < 0 ? 0 : m2[c] / count);
+  }
+}
+
 template <typename A, typename CountOf>
 inline void merge_moments(const PartialMoments& from, int64_t all_channels, Range channels,
                           CountOf count_of, A* mean, A* var) {
-  for (int64_t c = channels.begin; c < channels.end; ++c) {
-    double count = 0, sum = 0, m2 = 0;
-    for (int64_t p = 0; p < from.partials; ++p) {
-      const double n = static_cast<double>(count_of(p));
-      count += n;
-      sum += n * from.mean[p * all_channels + c];
-    }
-    const double center = sum / count;
-    for (int64_t p = 0; p < from.partials; ++p) {
-      const double offset = from.mean[p * all_channels + c] - center;
-      m2 += from.m2[p * all_channels + c] + static_cast<double>(count_of(p)) * offset * offset;
-    }
-    mean[c] = static_cast<A>(center);
-    var[c] = static_cast<A>(m2 / count < 0 ? 0 : m2 / count);
+  for (int64_t c = channels.begin; c < channels.end; c += kChannelsPerMerge) {
+    const Range part{c, min_of(c + kChannelsPerMerge, channels.end)};
+    merge_moments_of(from, all_channels, part, count_of, mean, var);
   }
 }
 
