@@ -35,7 +35,7 @@ struct ChannelSums {
     run = 0;
   }
 
-  void add(int64_t c, Vec<A> a, Vec<A> b) {
+  void add(int64_t c, Vec<A> a, Vec<A> b) const {
     store(first + c, load(first + c, AllLanes{}) + a, AllLanes{});
     store(second + c, load(second + c, AllLanes{}) + b, AllLanes{});
   }

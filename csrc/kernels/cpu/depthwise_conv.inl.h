@@ -51,6 +51,24 @@ struct ForwardScratch {
         taps(s.kernel * s.kernel, arena) {}
 };
 
+// A row of outputs from the taps, stored and counted: at once, where nothing comes in between.
+template <typename T, typename A = Accumulator<T>>
+inline void convolve_row(const DepthwiseConvArgs& args, const ChannelMap<A>& epilogue,
+                         int64_t channels, Row<T> to, bool first, ForwardScratch<A>& scratch) {
+  const int64_t step = args.shape.stride * scratch.ring.stride;
+  if constexpr (kIsPlain<T>) {
+    if (!epilogue.scale && channels % kLanes<A> == 0) {
+      if (!args.mean) return correlate(scratch.taps, channels, step, to);
+      if (!first) return correlate(scratch.taps, channels, step, to, scratch.moments);
+    }
+  }
+  correlate(scratch.taps, whole_vectors<A>(channels), step, scratch.raw);
+  store_row<T, A>({scratch.raw.data, to.pixels, scratch.raw.stride}, epilogue, channels, to);
+  if (!args.mean) return;
+  if (first) start_moments(to.data, channels, scratch.moments);
+  add_moments<T>({to.data, to.pixels, to.stride}, channels, scratch.moments);
+}
+
 template <typename T>
 inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
                          ForwardScratch<Accumulator<T>>& scratch) {
@@ -75,16 +93,10 @@ inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
       }
       find_forward_taps(s, y, scratch.columns, scratch.ring, weight, workspace.weight.stride,
                         scratch.taps);
-      correlate(scratch.taps, whole_vectors<A>(channels), s.stride * scratch.ring.stride,
-                scratch.raw);
       T* row = static_cast<T*>(args.output) + (n * s.out_height + y) * s.out_width * s.channels +
                item.channels.begin;
-      store_row<T, A>({scratch.raw.data, s.out_width, scratch.raw.stride}, epilogue, channels,
-                      {row, s.out_width, s.channels});
-      if (!args.mean) continue;
-      if (first) start_moments(row, channels, scratch.moments);
+      convolve_row<T>(args, epilogue, channels, {row, s.out_width, s.channels}, first, scratch);
       first = false;
-      add_moments<T>({row, s.out_width, s.channels}, channels, scratch.moments);
     }
   }
   if (!args.mean) return;

@@ -8,14 +8,8 @@
 namespace mobilenet_ext::cpu {
 namespace {
 
-// A tile of the weight's product: rows of a panel of gradients, and panels of inputs beside each
-// other, with which it has some 12 sums or more.
-template <typename A>
-constexpr int kGradWeightRows = kMaxTileRows<A> < 8 ? kMaxTileRows<A> : 8;
-template <typename A>
-constexpr int kInputPanels = tile_panels<A>(kGradWeightRows<A>) < 2 ? 1 : 2;
-// The panels that a tile meets lie in the L1 cache.
-constexpr int64_t kPanelTileBytes = 24 * 1024;
+// A panel of each operand of the weight's product lies in the L1 cache.
+constexpr int64_t kMaxPanelPixels = 192;
 // All partial sums of the weight's gradient.
 constexpr int64_t kPartialWeightBytes = 8 * 1024 * 1024;
 // Adding a partial sum to the others takes as long as some 16 multiply-adds.
@@ -46,8 +40,7 @@ inline ProductPartition grad_weight_partition(const PointwiseConvBackwardArgs& a
   p.columns = round_to_panels(ceil_div(s.out_channels, p.shares));
   p.shares = ceil_div(s.out_channels, p.columns);
   p.tile = min_of(p.pixels, staged_pixels(s.in_channels + p.columns, bytes));
-  const int64_t panels = 1 + (bytes == sizeof(double) ? kInputPanels<double> : kInputPanels<float>);
-  p.tile = min_of(p.tile, kPanelTileBytes / (panels * kPanel * bytes));
+  p.tile = ceil_div(p.pixels, ceil_div(p.pixels, min_of(p.tile, kMaxPanelPixels)));
   return p;
 }
 

@@ -65,18 +65,16 @@ inline void stage_operands(const PointwiseConvBackwardArgs& args, Range pixels, 
             s.in_channels, to.input);
 }
 
-// to [kPanel, kPanels * kPanel] = (or, if `add`, +=) grad^T * input, a panel of [pixels, kPanel]
-// and kPanels such panels.
-template <int kPanels, typename A>
-inline void multiply_transposed(const A* grad, const A* input, int64_t panel_stride, int64_t pixels,
-                                bool add, A* to, int64_t pitch) {
-  constexpr int kMostRows = kGradWeightRows<A>;
-  const RowTiles tiles(kPanel, kMostRows);
+// to [kPanel, kPanel] = (or, if `add`, +=) grad^T * input, both [pixels, kPanel].
+template <typename A>
+inline void multiply_transposed(const A* grad, const A* input, int64_t pixels, bool add, A* to,
+                                int64_t pitch) {
+  const RowTiles tiles(kPanel, kMaxTileRows<A>);
   for (int64_t t = 0; t < tiles.count; ++t) {
-    dispatch_rows<kMostRows>(tiles.size(t), [&](auto rows) {
-      Tile<A, decltype(rows)::value, kPanels> tile;
+    dispatch_rows<kMaxTileRows<A>>(tiles.size(t), [&](auto rows) {
+      Tile<A, decltype(rows)::value, 1> tile;
       tile.start(nullptr);
-      tile.add(grad + tiles.begin(t), 1, kPanel, input, panel_stride, pixels);
+      tile.add(grad + tiles.begin(t), 1, kPanel, input, 0, pixels);
       A* const at = to + tiles.begin(t) * pitch;
       if (add) return tile.add_to(at, pitch);
       tile.template finish<Activation::kNone>(at, pitch);
@@ -95,20 +93,12 @@ inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const Produc
       workspace.grad_weight + item.range * workspace.grad_weight_size + item.columns.begin * pitch;
   for_each_staged(item.pixels, p.tile, [&](Range pixels) {
     stage_operands<T>(args, pixels, item.columns, scratch);
-    const bool add = pixels.begin > item.pixels.begin;
-    const auto multiply_panels = [&](int64_t c, auto panels) {
-      for (int64_t o = 0; o < item.columns.size(); o += kPanel) {
-        multiply_transposed<decltype(panels)::value>(scratch.grad.at(0, o), scratch.input.at(0, c),
-                                                     scratch.input.stride, pixels.size(), add,
-                                                     sums + o * pitch + c, pitch);
+    for (int64_t o = 0; o < item.columns.size(); o += kPanel) {
+      for (int64_t c = 0; c < args.shape.in_channels; c += kPanel) {
+        multiply_transposed(scratch.grad.at(0, o), scratch.input.at(0, c), pixels.size(),
+                            pixels.begin > item.pixels.begin, sums + o * pitch + c, pitch);
       }
-    };
-    constexpr int64_t kColumns = kInputPanels<A> * kPanel;
-    int64_t c = 0;
-    for (; c + kColumns <= round_to_panels(args.shape.in_channels); c += kColumns) {
-      multiply_panels(c, RowsConstant<kInputPanels<A>>{});
     }
-    for (; c < args.shape.in_channels; c += kPanel) multiply_panels(c, RowsConstant<1>{});
   });
 }
 

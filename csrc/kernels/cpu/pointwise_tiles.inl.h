@@ -2,8 +2,6 @@
 // in panels, and the tiles of pixels that lie in the L2 cache between being staged and multiplied.
 #pragma once
 
-#include <type_traits>
-
 #include "kernels/cpu/gemm.inl.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/rows.inl.h"
@@ -151,10 +149,6 @@ inline void multiply(Row<const A> a, int64_t depth, const A* panels, Range colum
   p.c_stride = c.stride;
   product<Activation::kNone>(p);
 }
-
-// Whether a row of `channels` elements of T may be read and written by products as it is.
-template <typename T>
-constexpr bool kIsPlain = std::is_same_v<T, Accumulator<T>>;
 
 // A row of so many pixels of dense NHWC memory, from `channel` on.
 template <typename T>

@@ -4,11 +4,17 @@
 // that do the arithmetic (correlate, accumulate_taps) know nothing of types, maps or borders.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cpu/channel_sums.inl.h"
 #include "kernels/cpu/maps.inl.h"
 
 namespace mobilenet_ext::cpu {
 namespace {
+
+// Whether a row of elements of T may be read and written by the loops over accumulators.
+template <typename T>
+constexpr bool kIsPlain = std::is_same_v<T, Accumulator<T>>;
 
 template <typename E>
 struct Row {
@@ -95,8 +101,42 @@ inline void dispatch_taps(int64_t count, F f) {
   }
 }
 
-template <int kTaps, typename A>
-inline void correlate_taps(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to) {
+// Sums of (x - shift) and (x - shift)^2 per channel. Any value of the channel will do as shift: it
+// keeps the sums small where the mean is large against the deviation.
+template <typename A>
+struct Moments {
+  A* shift;
+  ChannelSums<A> sums;
+};
+
+// The moments of what a loop has in registers, a vector of channels at a time.
+template <typename A>
+struct VectorMoments {
+  const Moments<A>& to;
+  Vec<A> shift{}, sum{}, square{};
+
+  void start(int64_t c) {
+    shift = load(to.shift + c, AllLanes{});
+    sum = square = Vec<A>{};
+  }
+  void add(Vec<A> value) {
+    const Vec<A> x = value - shift;
+    sum += x;
+    square += x * x;
+  }
+  void finish(int64_t c) const { to.sums.add(c, sum, square); }
+};
+
+template <typename A>
+struct NoMoments {
+  void start(int64_t) {}
+  void add(Vec<A>) {}
+  void finish(int64_t) const {}
+};
+
+template <int kTaps, typename A, typename Moments>
+inline void correlate_taps(const Taps<A>& taps, Range pixels, int64_t channels, int64_t step,
+                           Row<A> to, Moments moments) {
   const int64_t count = kTaps ? kTaps : taps.count;
   for (int64_t c = 0; c < channels; c += kLanes<A>) {
     Vec<A> weight[kTaps ? kTaps : 1];
@@ -105,7 +145,8 @@ inline void correlate_taps(const Taps<A>& taps, int64_t channels, int64_t step, 
       weight[t] = load(taps.weight[t] + c, AllLanes{});
       input[t] = taps.input[t] + c;
     }
-    for (int64_t p = 0; p < to.pixels; ++p) {
+    moments.start(c);
+    for (int64_t p = pixels.begin; p < pixels.end; ++p) {
       Vec<A> sum{};
       for (int64_t t = 0; t < count; ++t) {
         const Vec<A> w = kTaps ? weight[kTaps ? t : 0] : load(taps.weight[t] + c, AllLanes{});
@@ -113,7 +154,9 @@ inline void correlate_taps(const Taps<A>& taps, int64_t channels, int64_t step, 
         sum += w * load(from + p * step, AllLanes{});
       }
       store(to.data + p * to.stride + c, sum, AllLanes{});
+      moments.add(sum);
     }
+    moments.finish(c);
   }
 }
 
@@ -121,7 +164,19 @@ inline void correlate_taps(const Taps<A>& taps, int64_t channels, int64_t step, 
 template <typename A>
 inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to) {
   dispatch_taps(taps.count, [&](auto held) {
-    correlate_taps<decltype(held)::value>(taps, channels, step, to);
+    correlate_taps<decltype(held)::value>(taps, {0, to.pixels}, channels, step, to, NoMoments<A>{});
+  });
+}
+
+// The same, counted.
+template <typename A>
+inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to,
+                      Moments<A>& moments) {
+  dispatch_taps(taps.count, [&](auto held) {
+    for_each_run(to.pixels, moments.sums, [&](Range run) {
+      correlate_taps<decltype(held)::value>(taps, run, channels, step, to,
+                                            VectorMoments<A>{moments});
+    });
   });
 }
 
@@ -155,14 +210,6 @@ inline void accumulate_taps(const Taps<A, A>& taps, int64_t channels, int64_t st
   });
 }
 
-// Sums of (x - shift) and (x - shift)^2 per channel. Any value of the channel will do as shift: it
-// keeps the sums small where the mean is large against the deviation.
-template <typename A>
-struct Moments {
-  A* shift;
-  ChannelSums<A> sums;
-};
-
 template <typename T, typename A>
 inline void start_moments(const T* first_pixel, int64_t channels, Moments<A>& to) {
   for_each_vector<A>(channels, [&](int64_t c, auto lanes) {
@@ -175,14 +222,12 @@ template <typename T, typename A>
 inline void add_moments(Row<const T> row, int64_t channels, Moments<A>& to) {
   for_each_run(row.pixels, to.sums, [&](Range run) {
     for_each_tile<A>(run, channels, [&](Range tile, int64_t c, auto lanes) {
-      const Vec<A> shift = load(to.shift + c, AllLanes{});
-      Vec<A> sum{}, square{};
+      VectorMoments<A> moments{to};
+      moments.start(c);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
-        const Vec<A> x = load(row.data + p * row.stride + c, lanes) - shift;
-        sum += x;
-        square += x * x;
+        moments.add(load(row.data + p * row.stride + c, lanes));
       }
-      to.sums.add(c, sum, square);
+      moments.finish(c);
     });
   });
 }
