@@ -33,27 +33,57 @@ class ThreadScratch {
   int64_t bytes_ = 0;
 };
 
-// How far a phase has come. Whoever is free takes the next items; nobody counts on the others to
-// come, so that a phase also ends when the pool lends fewer threads than were asked for.
-struct alignas(cpu::kAlignment) PhaseProgress {
-  std::atomic<int64_t> taken{0}, done{0};
+// How far the phases of an op have come. Each thread has a run of a phase's items of its own, which
+// is the same part of a map in one phase as in the next, and still in its cache; when it is
+// through, it takes what others have left. Nobody counts on the others to come, so that a phase
+// also ends when the pool lends fewer threads than were asked for.
+class Progress {
+ public:
+  Progress(int64_t phases, int64_t threads)
+      : threads_(threads), counters_(new Counter[phases * (threads + 1)]) {}
+
+  void start(int64_t phase, int64_t items) {
+    Counter* const runs = counters_.get() + phase * (threads_ + 1);
+    for (int64_t t = 0; t < threads_; ++t)
+      runs[t].set(items * t / threads_, items * (t + 1) / threads_);
+    runs[threads_].set(0, items);
+  }
 
   // Runs items until none are left to take, `most` at once, and waits for those of other threads.
   template <typename F>
-  void share(int64_t items, int64_t most, F run) {
-    for (int64_t i = (taken += most) - most; i < items; i = (taken += most) - most) {
-      const int64_t end = std::min(i + most, items);
-      run(i, end);
-      done += end - i;
+  void share(int64_t phase, int64_t thread, int64_t most, F run) {
+    Counter* const runs = counters_.get() + phase * (threads_ + 1);
+    Counter& done = runs[threads_];
+    for (int64_t t = thread; t < thread + threads_; ++t) {
+      Counter& from = runs[t < threads_ ? t : t - threads_];
+      for (int64_t i = from.add(most); i < from.end; i = from.add(most)) {
+        const int64_t end = std::min(i + most, from.end);
+        run(i, end);
+        done.add(end - i);
+      }
     }
-    for (int spins = 0; done.load(std::memory_order_acquire) < items; ++spins) {
+    for (int spins = 0; done.value.load(std::memory_order_acquire) < done.end; ++spins) {
       if (spins > kSpins) std::this_thread::yield();
     }
   }
 
  private:
-  static constexpr int kSpins =
-      4096;  // some 10 us: a phase's items are about as long as each other
+  struct alignas(cpu::kAlignment) Counter {
+    std::atomic<int64_t> value;
+    int64_t end;
+
+    void set(int64_t begin, int64_t to) {
+      value.store(begin, std::memory_order_relaxed);
+      end = to;
+    }
+    // What it was before.
+    int64_t add(int64_t count) { return value.fetch_add(count); }
+  };
+  // Some 10 us: a phase's items are about as long as each other.
+  static constexpr int kSpins = 4096;
+
+  int64_t threads_;
+  std::unique_ptr<Counter[]> counters_;  // of each phase: each thread's run, and what is done
 };
 
 struct Cpu {
@@ -77,14 +107,15 @@ struct Cpu {
     }
     const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), most);
     const int64_t scratch_bytes = op.scratch_bytes(args);
-    PhaseProgress progress[cpu::kMaxPhases];
-    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    Progress progress(cpu::kMaxPhases, threads);
+    for (int p = 0; p < cpu::kMaxPhases; ++p) progress.start(p, items[p]);
+    torch::stable::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
       static thread_local ThreadScratch memory;
       void* scratch = memory.at_least(scratch_bytes);
       for (int p = 0; p < cpu::kMaxPhases; ++p) {
         const int64_t shares = threads == 1 ? 1 : kSharesPerThread * threads;
         const int64_t at_once = std::max<int64_t>(1, items[p] / shares);
-        progress[p].share(items[p], at_once, [&](int64_t begin, int64_t end) {
+        progress.share(p, thread, at_once, [&](int64_t begin, int64_t end) {
           op.phases[p].run(args, begin, end, scratch);
         });
       }
@@ -101,16 +132,16 @@ struct Cpu {
     static thread_local ThreadScratch workspace;
     args.workspace = workspace.at_least(program.workspace_bytes(args));
     const int64_t phases = program.phases(args), scratch_bytes = program.scratch_bytes(args);
-    const std::unique_ptr<PhaseProgress[]> progress(new PhaseProgress[phases]);
     const int64_t threads =
         phases > 1 ? args.workers : std::min(args.workers, program.items(args, 0));
-    torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    Progress progress(phases, threads);
+    for (int64_t p = 0; p < phases; ++p) progress.start(p, program.items(args, p));
+    torch::stable::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
       static thread_local ThreadScratch memory;
       void* scratch = memory.at_least(scratch_bytes);
       for (int64_t phase = 0; phase < phases; ++phase) {
-        progress[phase].share(program.items(args, phase), 1, [&](int64_t item, int64_t) {
-          program.run(args, phase, item, scratch);
-        });
+        progress.share(phase, thread, 1,
+                       [&](int64_t item, int64_t) { program.run(args, phase, item, scratch); });
       }
     });
   }

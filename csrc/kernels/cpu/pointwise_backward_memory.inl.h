@@ -87,6 +87,7 @@ struct GradInputScratch {
   Arena arena;
   ChannelSums<A> sums;
   Row<A> grad, output;
+  StagedPixels staged;  // in `grad`
 
   GradInputScratch(const PointwiseConvBackwardArgs& args, void* scratch)
       : GradInputScratch(args.shape.out_channels, grad_input_partition(args), scratch) {}
@@ -118,6 +119,7 @@ template <typename A>
 struct GradWeightScratch {
   Arena arena;
   Panels<A> grad, input;
+  StagedPixels staged;  // in `input`
 
   GradWeightScratch(const PointwiseConvBackwardArgs& args, void* scratch) : arena(scratch) {
     const ProductPartition p = grad_weight_partition(args);

@@ -37,6 +37,7 @@ struct PointwiseScratch {
   Arena arena;
   Moments<A> moments;
   Row<A> input, output;  // a tile of each
+  StagedPixels staged;   // in `input`
 
   PointwiseScratch(const PointwiseConvArgs& args, const ProductPartition& p, void* scratch)
       : arena(scratch), moments{arena.take<A>(p.columns), ChannelSums<A>(p.columns, arena)} {
@@ -47,14 +48,18 @@ struct PointwiseScratch {
 };
 
 // The tile's pixels, normalised; in place where there is nothing to do.
-template <typename T, typename A>
-inline Row<const A> stage_tile(Row<const T> from, const ScaleShiftAct& map, int64_t channels,
-                               Row<A> to) {
+template <typename T, typename A = Accumulator<T>>
+inline Row<const A> stage_tile(const PointwiseConvArgs& args, Range pixels,
+                               PointwiseScratch<A>& scratch) {
+  const int64_t channels = args.shape.in_channels;
+  const Row<const T> from = map_row(static_cast<const T*>(args.input), pixels, channels, 0);
   if constexpr (kIsPlain<T>) {
-    if (!map.scale) return from;
+    if (!args.prologue.scale) return from;
   }
-  stage_row(from, ChannelMap<A>(map, 0), channels, to);
-  return {to.data, from.pixels, to.stride};
+  if (scratch.staged.replace(pixels)) {
+    stage_row(from, ChannelMap<A>(args.prologue, 0), channels, scratch.input);
+  }
+  return {scratch.input.data, from.pixels, scratch.input.stride};
 }
 
 template <typename T>
@@ -67,9 +72,7 @@ inline void pointwise_item(const PointwiseConvArgs& args, const ProductPartition
   const ChannelMap<A> epilogue(args.epilogue, item.columns.begin);
   const bool in_place = kIsPlain<T> && !args.epilogue.scale && columns % kPanel == 0;
   for_each_staged(item.pixels, p.tile, [&](Range pixels) {
-    const Row<const A> a =
-        stage_tile<T>(map_row(static_cast<const T*>(args.input), pixels, s.in_channels, 0),
-                      args.prologue, s.in_channels, scratch.input);
+    const Row<const A> a = stage_tile<T>(args, pixels, scratch);
     const Row<T> to =
         map_row(static_cast<T*>(args.output), pixels, s.out_channels, item.columns.begin);
     Row<A> c = scratch.output;

@@ -12,9 +12,9 @@ namespace mobilenet_ext::cpu {
 namespace {
 
 // A tile of raw gradients; in place where there is nothing to do.
-template <typename T, typename A>
+template <typename T, typename A = Accumulator<T>>
 inline Row<const A> stage_gradients(const PointwiseConvBackwardArgs& args, Range pixels,
-                                    Row<A> to) {
+                                    GradInputScratch<A>& scratch) {
   const int64_t channels = args.shape.out_channels;
   const Row<const T> grad = map_row(static_cast<const T*>(args.grad_output), pixels, channels, 0);
   if constexpr (kIsPlain<T>) {
@@ -22,9 +22,11 @@ inline Row<const A> stage_gradients(const PointwiseConvBackwardArgs& args, Range
   }
   const T* raw = static_cast<const T*>(args.output);
   if (raw) raw += pixels.begin * channels;
-  stage_gradient_row(grad, raw, ChannelGradient<A>(args.epilogue, args.gradient_map, 0), channels,
-                     to);
-  return {to.data, grad.pixels, to.stride};
+  if (scratch.staged.replace(pixels)) {
+    stage_gradient_row(grad, raw, ChannelGradient<A>(args.epilogue, args.gradient_map, 0), channels,
+                       scratch.grad);
+  }
+  return {scratch.grad.data, grad.pixels, scratch.grad.stride};
 }
 
 template <typename T>
@@ -38,7 +40,7 @@ inline void grad_input_item(const PointwiseConvBackwardArgs& args, const Product
   const A* mean = ChannelMap<A>::at(args.input_mean, first);
   scratch.sums.clear();
   for_each_staged(item.pixels, p.tile, [&](Range pixels) {
-    const Row<const A> grad = stage_gradients<T>(args, pixels, scratch.grad);
+    const Row<const A> grad = stage_gradients<T>(args, pixels, scratch);
     multiply(grad, s.out_channels, workspace.weight, item.columns, scratch.output);
     const T* raw = map_row(static_cast<const T*>(args.input), pixels, s.in_channels, first).data;
     store_gradient_row<T, A>(
@@ -50,7 +52,7 @@ inline void grad_input_item(const PointwiseConvBackwardArgs& args, const Product
 
 template <typename T>
 inline void stage_operands(const PointwiseConvBackwardArgs& args, Range pixels, Range columns,
-                           const GradWeightScratch<Accumulator<T>>& to) {
+                           GradWeightScratch<Accumulator<T>>& to) {
   using A = Accumulator<T>;
   const PointwiseShape& s = args.shape;
   const int64_t first = columns.begin;
@@ -61,6 +63,7 @@ inline void stage_operands(const PointwiseConvBackwardArgs& args, Range pixels, 
   stage_gradient_row(map_row(grad, pixels, s.out_channels, first), raw,
                      ChannelGradient<A>(args.epilogue, args.gradient_map, first), columns.size(),
                      to.grad);
+  if (!to.staged.replace(pixels)) return;
   stage_row(map_row(input, pixels, s.in_channels, 0), ChannelMap<A>(args.prologue, 0),
             s.in_channels, to.input);
 }
@@ -84,8 +87,7 @@ inline void multiply_transposed(const A* grad, const A* input, int64_t pixels, b
 
 template <typename T>
 inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const ProductPartition& p,
-                             const ProductItem& item,
-                             const GradWeightScratch<Accumulator<T>>& scratch) {
+                             const ProductItem& item, GradWeightScratch<Accumulator<T>>& scratch) {
   using A = Accumulator<T>;
   const PointwiseBackwardWorkspace<A> workspace(args);
   const int64_t pitch = workspace.grad_weight_pitch;
@@ -192,7 +194,7 @@ inline void grad_weight_run(const PointwiseConvBackwardArgs& args, int64_t begin
   const ProductPartition p = grad_weight_partition(args);
   dispatch_dtype(args.dtype, [&](auto t) {
     using T = decltype(t);
-    const GradWeightScratch<Accumulator<T>> memory(args, scratch);
+    GradWeightScratch<Accumulator<T>> memory(args, scratch);
     for (int64_t i = begin; i < end; ++i) {
       const PointwiseShape& s = args.shape;
       grad_weight_item<T>(args, p, product_item(p, i, s.pixels, s.out_channels), memory);

@@ -61,9 +61,24 @@ struct ProductItem {
 
 inline ProductItem product_item(const ProductPartition& p, int64_t index, int64_t pixels,
                                 int64_t columns) {
-  const int64_t range = index / p.shares;
-  return {range, chunk(range, p.pixels, pixels), chunk(index % p.shares, p.columns, columns)};
+  const int64_t range = divide(index, p.shares);
+  return {range, chunk(range, p.pixels, pixels),
+          chunk(index - range * p.shares, p.columns, columns)};
 }
+
+// Items that follow each other may share their pixels, which are then staged once.
+class StagedPixels {
+ public:
+  // Whether `pixels` have to be staged, as they will be.
+  bool replace(Range pixels) {
+    if (pixels.begin == now_.begin && pixels.end == now_.end) return false;
+    now_ = pixels;
+    return true;
+  }
+
+ private:
+  Range now_{0, 0};
+};
 
 template <typename F>
 inline void for_each_staged(Range pixels, int64_t tile, F f) {
