@@ -77,7 +77,7 @@ class Progress {
       end = to;
     }
     // What it was before.
-    int64_t add(int64_t count) { return value.fetch_add(count); }
+    int64_t add(int64_t count) { return (value += count) - count; }
   };
   // Some 10 us: a phase's items are about as long as each other.
   static constexpr int kSpins = 4096;
