@@ -69,8 +69,8 @@ class Progress {
 
  private:
   struct alignas(cpu::kAlignment) Counter {
-    std::atomic<int64_t> value;
-    int64_t end;
+    std::atomic<int64_t> value{0};
+    int64_t end = 0;
 
     void set(int64_t begin, int64_t to) {
       value.store(begin, std::memory_order_relaxed);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels/types.h"
-#include "kernels/x86_limits.h"
 
 namespace mobilenet_ext {
 
@@ -12,17 +11,11 @@ enum class Activation : int32_t { kNone, kRelu, kRelu6 };
 // V is a floating-point scalar or a vector of them. A bound of NaN holds nothing back.
 template <typename V>
 static MOBILENET_EXT_HOST_DEVICE inline V not_below(V y, V low) {
-#ifdef MOBILENET_EXT_X86_LIMITS
-  if constexpr (kHasX86Limits<V>) return x86_max(low, y);
-#endif
   return y < low ? low : y;
 }
 
 template <typename V>
 static MOBILENET_EXT_HOST_DEVICE inline V not_above(V y, V high) {
-#ifdef MOBILENET_EXT_X86_LIMITS
-  if constexpr (kHasX86Limits<V>) return x86_min(high, y);
-#endif
   return y > high ? high : y;
 }
 

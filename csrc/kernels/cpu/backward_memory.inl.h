@@ -57,7 +57,7 @@ struct BackwardScratch {
   int64_t gradient_before;
   Row<A> grad_input;       // one row before the mask
   A* grad_weight;          // [K * K, channels of the block]
-  TapColumns* columns;     // of an input gradient: [stride], of each column of a stride
+  TapColumns* columns;     // of an input gradient: of each column of a stride
   Taps<A> taps;            // of an input gradient
   TapColumns sum_columns;  // of the weight gradients
   Taps<A, A> sum_taps;     // of the weight gradients
@@ -82,11 +82,11 @@ struct BackwardScratch {
         gradient_before(shape.before),
         grad_input{arena.take<A>(s.in_width * stride), s.in_width, stride},
         grad_weight(arena.take<A>(s.kernel * s.kernel * stride)),
-        columns(arena.take<TapColumns>(s.stride)),
+        columns(arena.take<TapColumns>(min_of(s.stride, s.in_width))),
         taps(s.kernel * s.kernel, arena),
         sum_columns(s.kernel, arena),
         sum_taps(s.kernel * s.kernel, arena) {
-    for (int64_t x = 0; x < s.stride; ++x) {
+    for (int64_t x = 0; x < min_of(s.stride, s.in_width); ++x) {
       const TapColumns taken(s.kernel, arena);
       if (columns) columns[x] = taken;
     }

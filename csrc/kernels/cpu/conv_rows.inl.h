@@ -1,5 +1,5 @@
 // What the forward and the backward depthwise convolution share: packed weights, and a ring of
-// staged image rows. The ring holds just the rows that a row of outputs needs; rows are staged once
+// staged image rows. The ring holds the rows that a row of outputs needs; rows are staged once
 // and stay in L2. Rows are zero-padded left and right, and taps that only meet padding are left
 // out, so that the arithmetic never meets a border, and a small map pays for its own pixels only.
 #pragma once
@@ -93,7 +93,8 @@ inline bool may_meet(int64_t first, int64_t count, int64_t step, int64_t size) {
 // The columns of a kernel that meet something in a row, the same ones in every row: their numbers,
 // and where in a staged row the first pixel of each lies.
 struct TapColumns {
-  int64_t count, pixels;
+  int64_t count;
+  int64_t pixels;  // that they reach, in the backward
   int64_t *column, *offset;
 
   TapColumns(int64_t most, Arena& arena)
