@@ -7,9 +7,10 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <array>
+#include <new>
 #include <optional>
 
-#include "bindings/page_faults.h"
+#include "bindings/map_pool.h"
 #include "kernels/types.h"
 
 namespace mobilenet_ext {
@@ -98,6 +99,26 @@ inline Tensor empty_strided(const Tensor& like, ScalarType dtype, int64_t dims,
   return Tensor(handle);
 }
 
+// A tensor [N, C, H, W] like `like`, which is on the CPU, in memory of the pool.
+inline Tensor pooled_map(const Tensor& like, const int64_t* sizes, const int64_t* strides,
+                         int64_t bytes) {
+  const MapPool::Block block = MapPool::get().take(bytes);
+  if (!block.memory) throw std::bad_alloc();
+  auto* const owned = new MapPool::Block(block);
+  const auto free = [](void*, void* context) {
+    auto* const freed = static_cast<MapPool::Block*>(context);
+    MapPool::get().give_back(*freed);
+    delete freed;
+  };
+  const int32_t code =
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.scalar_type()));
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_from_blob(
+      block.memory, 4, sizes, strides, 0, code, aoti_torch_device_type_cpu(),
+      like.get_device_index(), &handle, aoti_torch_layout_strided(), nullptr, 0, free, owned));
+  return Tensor(handle);
+}
+
 inline Tensor empty_map(const Tensor& like, const MapSize& s, Layout layout) {
   const int64_t sizes[] = {s.n, s.c, s.h, s.w};
   int64_t strides[4], stride = 1;
@@ -105,10 +126,9 @@ inline Tensor empty_map(const Tensor& like, const MapSize& s, Layout layout) {
     strides[d] = stride;
     stride *= sizes[d];
   }
-  const Tensor t = empty_strided(like, like.scalar_type(), 4, sizes, strides);
-  if (like.is_cpu())
-    prefer_huge_pages(t.mutable_data_ptr(), s.numel() * element_bytes(dtype_of(like)));
-  return t;
+  const int64_t bytes = s.numel() * element_bytes(dtype_of(like));
+  if (like.is_cpu() && MapPool::takes(bytes)) return pooled_map(like, sizes, strides, bytes);
+  return empty_strided(like, like.scalar_type(), 4, sizes, strides);
 }
 
 inline Tensor empty_vector(const Tensor& like, ScalarType dtype, int64_t size) {
