@@ -88,7 +88,7 @@ def arguments_of(case: Case) -> dict[str, Any]:
     _, frozen, x = make(case)
     packed = frozen._packed
     assert packed is not None
-    return packed.arguments(x)
+    return packed.arguments(x)._asdict()
 
 
 def assert_logits(actual: Tensor, expected: Tensor) -> None:
