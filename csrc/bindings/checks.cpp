@@ -14,6 +14,10 @@ void check_option(const char* op, const char* name, int64_t value, int64_t least
   }
 }
 
+bool on_same_device(const Tensor& a, const Tensor& b) {
+  return (a.is_cpu() && b.is_cpu()) || a.device() == b.device();
+}
+
 }  // namespace
 
 std::string shape_text(const Tensor& t) {
@@ -57,7 +61,7 @@ void check_map(const char* op, const char* name, const Tensor& t) {
 }
 
 void check_same_kind(const char* op, const char* name, const Tensor& t, const Tensor& input) {
-  if (device_text(t) != device_text(input)) {
+  if (!on_same_device(t, input)) {
     fail(op, name, " must be on ", device_text(input), " like the input, got ", device_text(t));
   }
   if (t.scalar_type() != input.scalar_type()) {
@@ -77,7 +81,7 @@ void check_map_like(const char* op, const char* name, const Tensor& t, const Map
   }
 }
 
-Tensor check_vector(const char* op, const std::string& name, const Tensor& t, const Tensor& input) {
+Tensor check_vector(const char* op, ArgumentName name, const Tensor& t, const Tensor& input) {
   if (t.dim() != 1 || t.size(0) != input.size(1)) {
     fail(op, name, " must be [C] = [", input.size(1), "], got ", shape_text(t));
   }
@@ -85,13 +89,13 @@ Tensor check_vector(const char* op, const std::string& name, const Tensor& t, co
     fail(op, name, " must be ", dtype_text(accumulator_type(input)), " for a ",
          dtype_text(input.scalar_type()), " input, got ", dtype_text(t.scalar_type()));
   }
-  if (device_text(t) != device_text(input)) {
+  if (!on_same_device(t, input)) {
     fail(op, name, " must be on ", device_text(input), " like the input, got ", device_text(t));
   }
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
-OptionalTensor check_vector(const char* op, const std::string& name, const OptionalTensor& t,
+OptionalTensor check_vector(const char* op, ArgumentName name, const OptionalTensor& t,
                             const Tensor& input) {
   OptionalTensor checked;
   if (t) checked.emplace(check_vector(op, name, *t, input));
@@ -117,41 +121,43 @@ Tensor check_vector_like(const char* op, const char* name, const Tensor& t, cons
     fail(op, name, " must be ", dtype_text(first.scalar_type()), " like ", first_name, ", got ",
          dtype_text(t.scalar_type()));
   }
-  if (device_text(t) != device_text(first)) {
+  if (!on_same_device(t, first)) {
     fail(op, name, " must be on ", device_text(first), " like ", first_name, ", got ",
          device_text(t));
   }
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
-void check_together(const char* op, const std::string& names, bool first, bool second) {
+void check_together(const char* op, ArgumentName first_name, ArgumentName second_name, bool first,
+                    bool second) {
   if (first != second) {
-    fail(op, names, " must be given together, got only the ", first ? "first" : "second");
+    fail(op, first_name, " and ", second_name, " must be given together, got only the ",
+         first ? "first" : "second");
   }
 }
 
-void check_activation(const char* op, const std::string& name, int64_t activation) {
+void check_activation(const char* op, ArgumentName name, int64_t activation) {
   if (activation < 0 || activation > 2) {
     fail(op, name, " must be 0 (none), 1 (relu) or 2 (relu6), got ", activation);
   }
 }
 
-MapVectors check_map_vectors(const char* op, const std::string& prefix, const OptionalTensor& scale,
+MapVectors check_map_vectors(const char* op, const char* prefix, const OptionalTensor& scale,
                              const OptionalTensor& shift, int64_t activation, const Tensor& input) {
-  check_together(op, prefix + "scale and " + prefix + "shift", !!scale, !!shift);
-  check_activation(op, prefix + "activation", activation);
+  check_together(op, {prefix, "scale"}, {prefix, "shift"}, !!scale, !!shift);
+  check_activation(op, {prefix, "activation"}, activation);
   if (activation != 0 && !scale) {
     fail(op, prefix, "activation must be 0 (none) without ", prefix, "scale and ", prefix,
          "shift, got ", activation);
   }
-  return {check_vector(op, prefix + "scale", scale, input),
-          check_vector(op, prefix + "shift", shift, input), static_cast<Activation>(activation)};
+  return {check_vector(op, {prefix, "scale"}, scale, input),
+          check_vector(op, {prefix, "shift"}, shift, input), static_cast<Activation>(activation)};
 }
 
 GradientVectors check_gradient_vectors(const char* op, const OptionalTensor& grad_scale,
                                        const OptionalTensor& raw_scale,
                                        const OptionalTensor& raw_shift, const Tensor& input) {
-  check_together(op, "raw_scale and raw_shift", !!raw_scale, !!raw_shift);
+  check_together(op, "raw_scale", "raw_shift", !!raw_scale, !!raw_shift);
   return {check_vector(op, "grad_scale", grad_scale, input),
           check_vector(op, "raw_scale", raw_scale, input),
           check_vector(op, "raw_shift", raw_shift, input)};

@@ -19,6 +19,17 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
+// What an argument is called in the schema, in two parts; only a failing check puts it together.
+struct ArgumentName {
+  const char *prefix, *name;
+  ArgumentName(const char* whole) : prefix(""), name(whole) {}
+  ArgumentName(const char* before, const char* rest) : prefix(before), name(rest) {}
+};
+
+inline std::ostream& operator<<(std::ostream& to, const ArgumentName& name) {
+  return to << name.prefix << name.name;
+}
+
 std::string shape_text(const Tensor& t);
 std::string dtype_text(ScalarType dtype);
 std::string device_text(const Tensor& t);
@@ -34,8 +45,8 @@ void check_map_like(const char* op, const char* name, const Tensor& t, const Map
                     const Tensor& input);
 
 // A per-channel vector [C] of the accumulator dtype; returns it dense.
-Tensor check_vector(const char* op, const std::string& name, const Tensor& t, const Tensor& input);
-OptionalTensor check_vector(const char* op, const std::string& name, const OptionalTensor& t,
+Tensor check_vector(const char* op, ArgumentName name, const Tensor& t, const Tensor& input);
+OptionalTensor check_vector(const char* op, ArgumentName name, const OptionalTensor& t,
                             const Tensor& input);
 
 // A vector [C] of float32 or float64, which the op's other vectors have to be like.
@@ -46,9 +57,10 @@ Tensor check_vector_like(const char* op, const char* name, const Tensor& t, cons
                          const Tensor& first);
 
 // Two arguments that only make sense together.
-void check_together(const char* op, const std::string& names, bool first, bool second);
+void check_together(const char* op, ArgumentName first_name, ArgumentName second_name, bool first,
+                    bool second);
 
-void check_activation(const char* op, const std::string& name, int64_t activation);
+void check_activation(const char* op, ArgumentName name, int64_t activation);
 
 // A checked scale, shift and activation, and the tensors behind them.
 struct MapVectors {
@@ -58,7 +70,7 @@ struct MapVectors {
 };
 
 // `prefix` is what stands before "scale", "shift" and "activation" in the schema.
-MapVectors check_map_vectors(const char* op, const std::string& prefix, const OptionalTensor& scale,
+MapVectors check_map_vectors(const char* op, const char* prefix, const OptionalTensor& scale,
                              const OptionalTensor& shift, int64_t activation, const Tensor& input);
 
 // A checked gradient map, and the tensors behind it.

@@ -79,7 +79,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> depthwise_conv_backward(
   const MapSize out_size = {s.batch, s.channels, s.out_height, s.out_width};
   check_map_like(op, "grad_output", grad_output, out_size, input);
   if (output) check_map_like(op, "output", *output, out_size, input);
-  check_together(op, "output and grad_scale", !!output, !!grad_scale);
+  check_together(op, "output", "grad_scale", !!output, !!grad_scale);
   const MapVectors epilogue =
       check_map_vectors(op, "output_", output_scale, output_shift, output_activation, input);
   const GradientVectors gradient =

@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_conv_backward(
   const MapSize out_size = {input.size(0), s.out_channels, input.size(2), input.size(3)};
   check_map_like(op, "grad_output", grad_output, out_size, input);
   if (output) check_map_like(op, "output", *output, out_size, input);
-  check_together(op, "output and grad_scale", !!output, !!grad_scale);
+  check_together(op, "output", "grad_scale", !!output, !!grad_scale);
   const MapVectors epilogue =
       check_map_vectors(op, "output_", output_scale, output_shift, output_activation, grad_output);
   const GradientVectors gradient =

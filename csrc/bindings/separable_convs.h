@@ -71,7 +71,7 @@ struct AppliedBatchNorm {
 template <typename Device>
 AppliedBatchNorm apply_batch_norm(const char* op, const Tensor& raw, const BatchNormTensors& bn,
                                   const OptionalTensor& mean, const OptionalTensor& var) {
-  check_together(op, "running mean and variance", !!bn.mean, !!bn.var);
+  check_together(op, "running mean", "variance", !!bn.mean, !!bn.var);
   const int64_t count = bn.of_batch() ? count_of(raw) : 0;
   if (bn.of_batch() && count < 2) {
     fail(op, "maps must have at least 2 values per channel, got ", shape_text(raw));
@@ -160,13 +160,14 @@ inline OptionalTensor if_needed(const Tensor& t, bool needed) {
   return needed ? OptionalTensor(t) : std::nullopt;
 }
 
-// What separable_convs_backward returns, as long as nothing is needed.
-inline Tensors no_gradients(const Tensor& like, size_t blocks) {
+// What separable_convs_backward returns: [0] for what is not there.
+inline Tensors with_empty(const OptionalTensors& gradients, const Tensor& like) {
   Tensors results;
-  for (size_t i = 0; i < 1 + 6 * blocks; ++i) {
+  results.reserve(gradients.size());
+  for (size_t i = 0; i < gradients.size(); ++i) {
     const bool is_vector = i > 0 && (i - 1) % 6 >= 2;
     const ScalarType dtype = is_vector ? accumulator_type(like) : like.scalar_type();
-    results.push_back(empty_vector(like, dtype, 0));
+    results.push_back(gradients[i] ? *gradients[i] : empty_vector(like, dtype, 0));
   }
   return results;
 }
@@ -187,7 +188,7 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
   size_t first = 0;  // block that needs a gradient
   while (!need_input && first + 1 < blocks && !block_flags(flags, first).needs_any()) ++first;
 
-  Tensors results = no_gradients(grad_output, blocks);
+  OptionalTensors results(1 + 6 * blocks);
   Tensor grad = grad_output;
   // How the gradient of a block's output follows from `grad`, that of the BatchNorm after it.
   OptionalTensor output, grad_scale, raw_scale, raw_shift;
@@ -208,7 +209,7 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
         need_raw || need_sums, f.need_pointwise_weight);
     const BatchNormGradients bn =
         batch_norm_gradients<Device>(sum, dot, raw, between, f.of_batch, need_sums);
-    Tensor* to = &results[1 + 6 * b];
+    OptionalTensor* to = &results[1 + 6 * b];
     to[1] = grad_pointwise, to[4] = bn.weight, to[5] = bn.bias;
     if (!need_raw) continue;
 
@@ -228,7 +229,7 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
     results[0] = scale_shift_act_backward<Device>(grad, maps[0], none, none, 0, *grad_scale,
                                                   raw_scale, raw_shift);
   }
-  return results;
+  return with_empty(results, grad_output);
 }
 
 }  // namespace mobilenet_ext
