@@ -21,6 +21,9 @@ inline GradientRingShape gradient_ring_shape(const ConvShape& s) {
   return {reach / s.stride + 1, before, before + max_of(s.out_width, last + 1)};
 }
 
+// Input pixels x, x + stride, ... meet the same columns of the kernel: so many lists of them.
+inline int64_t column_lists(const ConvShape& s) { return min_of(s.stride, s.in_width); }
+
 inline ConvPartition backward_partition(const ConvShape& s) {
   const GradientRingShape gradient = gradient_ring_shape(s);
   return partition_conv(
@@ -57,7 +60,7 @@ struct BackwardScratch {
   int64_t gradient_before;
   Row<A> grad_input;       // one row before the mask
   A* grad_weight;          // [K * K, channels of the block]
-  TapColumns* columns;     // of an input gradient: of each column of a stride
+  TapColumns* columns;     // of an input gradient: [column_lists]
   Taps<A> taps;            // of an input gradient
   TapColumns sum_columns;  // of the weight gradients
   Taps<A, A> sum_taps;     // of the weight gradients
@@ -82,11 +85,11 @@ struct BackwardScratch {
         gradient_before(shape.before),
         grad_input{arena.take<A>(s.in_width * stride), s.in_width, stride},
         grad_weight(arena.take<A>(s.kernel * s.kernel * stride)),
-        columns(arena.take<TapColumns>(min_of(s.stride, s.in_width))),
+        columns(arena.take<TapColumns>(column_lists(s))),
         taps(s.kernel * s.kernel, arena),
         sum_columns(s.kernel, arena),
         sum_taps(s.kernel * s.kernel, arena) {
-    for (int64_t x = 0; x < min_of(s.stride, s.in_width); ++x) {
+    for (int64_t x = 0; x < column_lists(s); ++x) {
       const TapColumns taken(s.kernel, arena);
       if (columns) columns[x] = taken;
     }

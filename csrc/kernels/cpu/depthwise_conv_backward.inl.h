@@ -80,7 +80,7 @@ struct BackwardItem {
 
   void store_input_gradient(int64_t n, int64_t y) const {
     const int64_t stride = scratch.grad_input.stride;
-    for (int64_t x = 0; x < min_of(s.stride, s.in_width); ++x) {
+    for (int64_t x = 0; x < column_lists(s); ++x) {
       const TapColumns& columns = scratch.columns[x];
       find_backward_taps(y, columns);
       correlate(scratch.taps, whole_vectors<A>(channels), scratch.gradient.stride,
@@ -130,7 +130,7 @@ struct BackwardItem {
   void run() const {
     scratch.clear(s);
     find_forward_columns(s, scratch.input.stride, scratch.sum_columns);
-    for (int64_t x = 0; x < min_of(s.stride, s.in_width); ++x) {
+    for (int64_t x = 0; x < column_lists(s); ++x) {
       find_backward_columns(x, scratch.columns[x]);
     }
     for (int64_t n = item.images.begin; n < item.images.end; ++n) image(n);

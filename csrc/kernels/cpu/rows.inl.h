@@ -134,9 +134,9 @@ struct NoMoments {
   void finish(int64_t) const {}
 };
 
-template <int kTaps, typename A, typename Moments>
+template <int kTaps, typename A, typename Counted>
 inline void correlate_taps(const Taps<A>& taps, Range pixels, int64_t channels, int64_t step,
-                           Row<A> to, Moments moments) {
+                           Row<A> to, Counted moments) {
   const int64_t count = kTaps ? kTaps : taps.count;
   for (int64_t c = 0; c < channels; c += kLanes<A>) {
     Vec<A> weight[kTaps ? kTaps : 1];
