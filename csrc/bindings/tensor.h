@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <array>
+#include <memory>
 #include <new>
 #include <optional>
 
@@ -104,7 +105,7 @@ inline Tensor pooled_map(const Tensor& like, const int64_t* sizes, const int64_t
                          int64_t bytes) {
   const MapPool::Block block = MapPool::get().take(bytes);
   if (!block.memory) throw std::bad_alloc();
-  auto* const owned = new MapPool::Block(block);
+  auto owned = std::make_unique<MapPool::Block>(block);
   const auto free = [](void*, void* context) {
     auto* const freed = static_cast<MapPool::Block*>(context);
     MapPool::get().give_back(*freed);
@@ -113,9 +114,12 @@ inline Tensor pooled_map(const Tensor& like, const int64_t* sizes, const int64_t
   const int32_t code =
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.scalar_type()));
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_from_blob(
-      block.memory, 4, sizes, strides, 0, code, aoti_torch_device_type_cpu(),
-      like.get_device_index(), &handle, aoti_torch_layout_strided(), nullptr, 0, free, owned));
+  const auto error = torch_from_blob(block.memory, 4, sizes, strides, 0, code,
+                                     aoti_torch_device_type_cpu(), like.get_device_index(), &handle,
+                                     aoti_torch_layout_strided(), nullptr, 0, free, owned.get());
+  if (error != AOTI_TORCH_SUCCESS) MapPool::get().give_back(block);
+  STABLE_TORCH_ERROR_CODE_CHECK(error);
+  owned.release();  // to `free`
   return Tensor(handle);
 }
 
