@@ -56,7 +56,9 @@ class FusedMobileNet(MobileNet):
     def forward(self, input: Tensor) -> Tensor | list[Tensor]:
         """Logits [N, num_classes], pooled features without a classifier, or the feature maps."""
         frozen = self._frozen_for(input)
-        return super().forward(input) if frozen is None else frozen.forward(input)
+        if frozen is None:
+            return super().forward(input)
+        return frozen.forward(input)  # it is no part of this network, and has no hooks
 
     def forward_features(self, input: Tensor) -> Tensor | list[Tensor]:
         """Last activated map [N, num_features, H', W'], or the list of maps if features_only."""

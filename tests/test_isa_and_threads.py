@@ -34,6 +34,21 @@ def with_isa(name: str, call: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor,
     return call()
 
 
+@pytest.mark.parametrize("activation", [1, 2])
+def test_every_isa_activates_special_values_alike(isas: list[str], activation: int) -> None:
+    nan, inf = float("nan"), float("inf")
+    values = torch.tensor([0.0, -0.0, nan, -nan, inf, -inf, 6, 7, -6, 1e-40, -1e-40, 5.5] * 4)
+    x = values.view(1, -1, 1, 1)
+    one, zero = torch.ones(len(values)), torch.full((len(values),), -0.0)
+
+    def call() -> tuple[Tensor, ...]:
+        return flat(ops.scale_shift_act(x, one, zero, activation))
+
+    baseline = bits(with_isa("baseline", call))
+    for isa in isas:
+        assert bits(with_isa(isa, call)) == baseline, isa
+
+
 @over_cases()
 def test_every_isa_agrees_with_the_baseline(isas: list[str], case: ConvCase) -> None:
     """The baseline itself is checked against the oracle in the other files, on CI's CPUs."""

@@ -22,7 +22,7 @@ template <typename... Parts>
 // What an argument is called in the schema, in two parts; only a failing check puts it together.
 struct ArgumentName {
   const char *prefix, *name;
-  ArgumentName(const char* whole) : prefix(""), name(whole) {}
+  ArgumentName(const char* whole) : prefix(""), name(whole) {}  // implicit: most are one part
   ArgumentName(const char* before, const char* rest) : prefix(before), name(rest) {}
 };
 

@@ -28,7 +28,7 @@ namespace mobilenet_ext {
 
 class MapPool {
  public:
-  // Smaller maps are malloc's, which keeps them by itself.
+  // Smaller maps are malloc's, which keeps some 62 MB by itself (page_faults.h).
   static constexpr int64_t kLeastBytes = 4 * 1024 * 1024;
 
   struct Block {
@@ -36,61 +36,49 @@ class MapPool {
     int64_t bytes;
   };
 
-  // The pool of this process. It outlives every tensor.
+  // The pool of this library. It outlives every tensor.
   static MapPool& get() {
     static MapPool* const pool = new MapPool;
     return *pool;
   }
 
-  static bool takes(int64_t bytes) { return bytes >= kLeastBytes && torch_from_blob; }
-
   // At least `least` bytes: of the blocks that fit best the one that came back last, which may
   // still be in a cache. Of a null pointer if there is no memory.
   Block take(int64_t least) {
     const int64_t bytes = (least + kHugePage - 1) / kHugePage * kHugePage;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    size_t best = idle_.size();
-    for (size_t i = 0; i < idle_.size(); ++i) {
-      const bool fits = idle_[i].bytes >= bytes && idle_[i].bytes <= bytes + bytes / 4;
-      if (fits && (best == idle_.size() || idle_[i].bytes <= idle_[best].bytes)) best = i;
-    }
-    Block block{};
-    if (best < idle_.size()) {
-      block = idle_[best];
-      idle_.erase(idle_.begin() + static_cast<std::ptrdiff_t>(best));
-      idle_bytes_ -= block.bytes;
-    } else {
+    Block block = take_idle(bytes);
+    if (!block.memory) block = allocate(bytes);
+    if (!block.memory) {
+      free_all(evict(0));
       block = allocate(bytes);
     }
-    if (block.memory) used_bytes_ += block.bytes;
-    most_bytes_ = std::max(most_bytes_, used_bytes_);
+    if (block.memory) count(block.bytes);
     return block;
   }
 
-  // Half as much again as has been in use at once may lie here beside what is in use, for maps of
-  // other sizes. What has lain here longest goes first.
   void give_back(Block block) {
-    const std::lock_guard<std::mutex> lock(mutex_);
     lend_to_system(block);
-    idle_.push_back(block);
-    used_bytes_ -= block.bytes;
-    idle_bytes_ += block.bytes;
-    while (used_bytes_ + idle_bytes_ > most_bytes_ + most_bytes_ / 2) {
-      idle_bytes_ -= idle_.front().bytes;
-      std::free(idle_.front().memory);
-      idle_.erase(idle_.begin());
-    }
+    free_all(put_idle(block));
+  }
+
+  // A hint: if the system has no huge pages, nothing changes.
+  static void prefer_huge_pages(void* memory, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr uintptr_t kPage = 4096;
+    const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
   }
 
  private:
   static constexpr int64_t kHugePage = 2 * 1024 * 1024;
 
-  // In huge pages, if the system has them.
   static Block allocate(int64_t bytes) {
     void* memory = std::aligned_alloc(kHugePage, bytes);
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    if (memory) madvise(memory, bytes, MADV_HUGEPAGE);
-#endif
+    if (memory) prefer_huge_pages(memory, bytes);
     return {memory, bytes};
   }
 
@@ -102,9 +90,63 @@ class MapPool {
 #endif
   }
 
+  static void free_all(const std::vector<Block>& blocks) {
+    for (const Block& block : blocks) std::free(block.memory);
+  }
+
+  Block take_idle(int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    size_t best = idle_.size();
+    for (size_t i = 0; i < idle_.size(); ++i) {
+      const bool fits = idle_[i].bytes >= bytes && idle_[i].bytes <= bytes + bytes / 4;
+      if (fits && (best == idle_.size() || idle_[i].bytes <= idle_[best].bytes)) best = i;
+    }
+    if (best == idle_.size()) return {};
+    const Block block = idle_[best];
+    idle_.erase(idle_.begin() + static_cast<std::ptrdiff_t>(best));
+    idle_bytes_ -= block.bytes;
+    return block;
+  }
+
+  void count(int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    used_bytes_ += bytes;
+    peak_bytes_ = std::max(peak_bytes_, used_bytes_);
+  }
+
+  // What is in use and what is idle are together half as much again as was in use at once, of late:
+  // each time that nothing is left in use, the mark comes nearer to the peak since the last time.
+  std::vector<Block> put_idle(Block block) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    idle_.push_back(block);
+    idle_bytes_ += block.bytes;
+    used_bytes_ -= block.bytes;
+    mark_bytes_ = std::max(mark_bytes_, peak_bytes_);
+    if (used_bytes_ == 0) {
+      mark_bytes_ = std::max(peak_bytes_, mark_bytes_ - mark_bytes_ / 8);
+      peak_bytes_ = 0;
+    }
+    return evict_locked(mark_bytes_ + mark_bytes_ / 2 - used_bytes_);
+  }
+
+  std::vector<Block> evict(int64_t left) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return evict_locked(left);
+  }
+
+  // Blocks that were idle longest, until `left` bytes are.
+  std::vector<Block> evict_locked(int64_t left) {
+    size_t count = 0;
+    for (; count < idle_.size() && idle_bytes_ > left; ++count) idle_bytes_ -= idle_[count].bytes;
+    const auto end = idle_.begin() + static_cast<std::ptrdiff_t>(count);
+    const std::vector<Block> evicted(idle_.begin(), end);
+    idle_.erase(idle_.begin(), end);
+    return evicted;
+  }
+
   std::mutex mutex_;
   std::vector<Block> idle_;  // in the order they came back
-  int64_t idle_bytes_ = 0, used_bytes_ = 0, most_bytes_ = 0;
+  int64_t idle_bytes_ = 0, used_bytes_ = 0, peak_bytes_ = 0, mark_bytes_ = 0;
 };
 
 }  // namespace mobilenet_ext

@@ -1,4 +1,4 @@
-// Fewer page faults: in pages of 4 KB those of a new map cost more than its pointwise convolution.
+// Fewer page faults of small maps: freed memory that malloc keeps. Large ones: map_pool.h.
 #pragma once
 
 #include <cstdlib>

@@ -7,8 +7,6 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <array>
-#include <memory>
-#include <new>
 #include <optional>
 
 #include "bindings/map_pool.h"
@@ -100,26 +98,20 @@ inline Tensor empty_strided(const Tensor& like, ScalarType dtype, int64_t dims,
   return Tensor(handle);
 }
 
-// A tensor [N, C, H, W] like `like`, which is on the CPU, in memory of the pool.
+// A tensor [N, C, H, W] like `like`, which is on the CPU, in a block of the pool.
 inline Tensor pooled_map(const Tensor& like, const int64_t* sizes, const int64_t* strides,
-                         int64_t bytes) {
-  const MapPool::Block block = MapPool::get().take(bytes);
-  if (!block.memory) throw std::bad_alloc();
-  auto owned = std::make_unique<MapPool::Block>(block);
-  const auto free = [](void*, void* context) {
-    auto* const freed = static_cast<MapPool::Block*>(context);
-    MapPool::get().give_back(*freed);
-    delete freed;
+                         MapPool::Block block) {
+  const auto give_back = [](void* memory, void* bytes) {
+    MapPool::get().give_back({memory, static_cast<int64_t>(reinterpret_cast<intptr_t>(bytes))});
   };
   const int32_t code =
       torch::stable::detail::to<int32_t>(torch::stable::detail::from(like.scalar_type()));
   AtenTensorHandle handle = nullptr;
-  const auto error = torch_from_blob(block.memory, 4, sizes, strides, 0, code,
-                                     aoti_torch_device_type_cpu(), like.get_device_index(), &handle,
-                                     aoti_torch_layout_strided(), nullptr, 0, free, owned.get());
-  if (error != AOTI_TORCH_SUCCESS) MapPool::get().give_back(block);
-  STABLE_TORCH_ERROR_CODE_CHECK(error);
-  owned.release();  // to `free`
+  // Should this fail, torch may have given the block back or not: then it is lost, not taken twice.
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_from_blob(block.memory, 4, sizes, strides, 0, code, aoti_torch_device_type_cpu(), -1,
+                      &handle, aoti_torch_layout_strided(), nullptr, 0, give_back,
+                      reinterpret_cast<void*>(static_cast<intptr_t>(block.bytes))));
   return Tensor(handle);
 }
 
@@ -131,8 +123,14 @@ inline Tensor empty_map(const Tensor& like, const MapSize& s, Layout layout) {
     stride *= sizes[d];
   }
   const int64_t bytes = s.numel() * element_bytes(dtype_of(like));
-  if (like.is_cpu() && MapPool::takes(bytes)) return pooled_map(like, sizes, strides, bytes);
-  return empty_strided(like, like.scalar_type(), 4, sizes, strides);
+  const bool is_large = like.is_cpu() && bytes >= MapPool::kLeastBytes;
+  if (is_large && torch_from_blob) {
+    const MapPool::Block block = MapPool::get().take(bytes);
+    if (block.memory) return pooled_map(like, sizes, strides, block);
+  }
+  const Tensor t = empty_strided(like, like.scalar_type(), 4, sizes, strides);  // or says why not
+  if (is_large) MapPool::prefer_huge_pages(t.mutable_data_ptr(), bytes);
+  return t;
 }
 
 inline Tensor empty_vector(const Tensor& like, ScalarType dtype, int64_t size) {

@@ -6,6 +6,8 @@
 #pragma GCC target("avx2,fma")
 #endif
 #define MOBILENET_EXT_VECTOR_BYTES 32
+#include "kernels/cpu/x86_bounds.h"
+// It specialises what the kernels use.
 #include "kernels/cpu/table.inl.h"
 
 namespace mobilenet_ext::cpu {

@@ -6,11 +6,7 @@
 
 #include <utility>
 
-#include "kernels/activation.h"
 #include "kernels/types.h"
-#if defined(__x86_64__) && MOBILENET_EXT_VECTOR_BYTES > 16
-#include <immintrin.h>
-#endif
 
 namespace mobilenet_ext::cpu {
 namespace {
@@ -207,29 +203,3 @@ inline auto dispatch_accumulator(DType dtype, F f) {
 
 }  // namespace
 }  // namespace mobilenet_ext::cpu
-
-// One instruction where GCC compares and blends. Of NaN, and of zeros of both signs, x86 takes the
-// second operand, as `?:` in activation.h takes y.
-#if defined(__x86_64__) && MOBILENET_EXT_VECTOR_BYTES == 64
-namespace mobilenet_ext {
-template <>
-inline cpu::Vec<float> not_below(cpu::Vec<float> y, cpu::Vec<float> low) {
-  return _mm512_mask_max_ps(low, 0xffff, low, y);
-}
-template <>
-inline cpu::Vec<float> not_above(cpu::Vec<float> y, cpu::Vec<float> high) {
-  return _mm512_mask_min_ps(high, 0xffff, high, y);
-}
-}  // namespace mobilenet_ext
-#elif defined(__x86_64__) && MOBILENET_EXT_VECTOR_BYTES == 32
-namespace mobilenet_ext {
-template <>
-inline cpu::Vec<float> not_below(cpu::Vec<float> y, cpu::Vec<float> low) {
-  return _mm256_max_ps(low, y);
-}
-template <>
-inline cpu::Vec<float> not_above(cpu::Vec<float> y, cpu::Vec<float> high) {
-  return _mm256_min_ps(high, y);
-}
-}  // namespace mobilenet_ext
-#endif

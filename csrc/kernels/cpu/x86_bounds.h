@@ -1,0 +1,36 @@
+// The activations' bounds as x86's max and min: one instruction where GCC compares and blends. Of
+// NaN, and of zeros of both signs, x86 takes the second operand, as `?:` in activation.h takes y.
+// Included where the target has the instructions, before anything that uses them.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/activation.h"
+#include "kernels/cpu/vec.h"
+
+namespace mobilenet_ext {
+
+#if MOBILENET_EXT_VECTOR_BYTES == 64
+// With a mask of all lanes: GCC 12 warns of _mm512_max_ps itself.
+template <>
+inline cpu::Vec<float> not_below(cpu::Vec<float> y, cpu::Vec<float> low) {
+  return _mm512_mask_max_ps(low, 0xffff, low, y);
+}
+
+template <>
+inline cpu::Vec<float> not_above(cpu::Vec<float> y, cpu::Vec<float> high) {
+  return _mm512_mask_min_ps(high, 0xffff, high, y);
+}
+#else
+template <>
+inline cpu::Vec<float> not_below(cpu::Vec<float> y, cpu::Vec<float> low) {
+  return _mm256_max_ps(low, y);
+}
+
+template <>
+inline cpu::Vec<float> not_above(cpu::Vec<float> y, cpu::Vec<float> high) {
+  return _mm256_min_ps(high, y);
+}
+#endif
+
+}  // namespace mobilenet_ext
