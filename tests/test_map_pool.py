@@ -81,7 +81,7 @@ def test_a_view_keeps_the_memory_of_its_map() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_maps_of_ever_other_sizes_do_not_pile_up() -> None:
+def test_maps_of_ever_other_sizes_do_not_pile_up(tmp_path: Path) -> None:
     script = """
 import os
 import torch
@@ -99,12 +99,12 @@ for width in range(600, 100, -10):  # 92 to 17 MB, all together 2.7 GB
 print(first, megabytes())
 """
     run = [sys.executable, "-c", script]
-    first, last = map(int, subprocess.check_output(run, text=True).split())
+    first, last = map(int, subprocess.check_output(run, text=True, cwd=tmp_path).split())
     assert last < first + 250
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_pool_forgets_a_large_batch() -> None:
+def test_pool_forgets_a_large_batch(tmp_path: Path) -> None:
     script = """
 import os
 import torch
@@ -128,6 +128,6 @@ for _ in range(40):
 print(first, most, megabytes())
 """
     run = [sys.executable, "-c", script]
-    first, most, last = map(int, subprocess.check_output(run, text=True).split())
+    first, most, last = map(int, subprocess.check_output(run, text=True, cwd=tmp_path).split())
     assert most > first + 350
     assert last < first + 150
