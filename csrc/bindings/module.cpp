@@ -1,7 +1,5 @@
 // The Python module `_C`: importing it registers the ops; it tells how it was built and which
 // instruction set is in use.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 #include <torch/headeronly/version.h>
 
 #include <map>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "bindings/page_faults.h"
+#include "bindings/python.h"
 #include "bindings/stamps.h"
 #include "bindings/tensor_watch.h"
 #include "kernels/cpu/kernels.h"

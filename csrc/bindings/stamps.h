@@ -3,9 +3,9 @@
 // the objects alive too.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <cstdint>
+
+#include "bindings/python.h"
 
 namespace mobilenet_ext {
 

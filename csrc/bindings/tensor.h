@@ -12,6 +12,10 @@
 #include "bindings/map_pool.h"
 #include "kernels/types.h"
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // torch before 2.13
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace mobilenet_ext {
 
 using torch::headeronly::MemoryFormat;

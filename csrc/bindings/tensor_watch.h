@@ -4,7 +4,6 @@
 // Python, they would take as long as a small network does.
 #pragma once
 
-#include <pybind11/pybind11.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <exception>
 #include <vector>
 
+#include "bindings/python.h"
 #include "bindings/stamps.h"
 
 namespace mobilenet_ext {
