@@ -18,7 +18,7 @@ from test_batch_norm_ops import check_statistics, make_sample
 from torch import Tensor
 from torch.nn import functional as F
 
-from mobilenet_ext._library import build_facts, cuda_status
+from mobilenet_ext._library import build_facts, cuda_status, has_kernels
 
 depthwise_conv = torch.ops.mobilenet_ext.depthwise_conv
 over_layouts = pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
@@ -65,6 +65,7 @@ def test_library_loads_and_registers_where_it_was_built() -> None:
         pytest.skip(f"the CUDA library is {cuda_status()}")
     assert cuda_status().startswith("loaded")
     assert has_cuda_kernel("depthwise_conv")
+    assert has_kernels(torch.device("cuda"))  # or FusedMobileNet would use stock ops there
 
 
 @on_gpu
