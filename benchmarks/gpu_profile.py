@@ -21,6 +21,7 @@ from contenders import OURS
 from latency import prepare_gpu
 from points import DTYPES, Point
 from problem import make_problem
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 CALLS = 5
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run()
         torch.cuda.synchronize()
     events = profiler.key_averages()
-    kernels = [e for e in events if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [e for e in events if e.device_type == DeviceType.CUDA]
     kernels.sort(key=lambda event: -event.self_device_time_total)
     busy = sum(event.self_device_time_total for event in kernels) / CALLS
     launches = sum(event.count for event in kernels) / CALLS

@@ -29,7 +29,11 @@ WARM_UPS = 3
 
 
 def capture(run: Callable[[], object]) -> tuple[Callable[[], None], Tensor]:
-    """Return what replays `run`, and the tensor that it writes its result to."""
+    """Return what replays `run`, and the tensor that it writes its result to.
+
+    The graph reads the images and labels where they were, so the replay keeps `run`, which has
+    them.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -40,7 +44,11 @@ def capture(run: Callable[[], object]) -> tuple[Callable[[], None], Tensor]:
     with torch.cuda.graph(graph):
         result = run()
     assert isinstance(result, Tensor)
-    return graph.replay, result
+
+    def replay(run: Callable[[], object] = run) -> None:
+        graph.replay()
+
+    return replay, result
 
 
 def needs_gpu(problem: Problem) -> None:

@@ -101,14 +101,7 @@ def _ops(dispatch_key: str = "") -> set[str]:
 
 # Elsewhere the layers of a network run one by one, and products are the device's library's.
 _CPU_ONLY = {
-    f"mobilenet_ext::{op}"
-    for op in (
-        "mobilenet",
-        "pointwise_conv",
-        "pointwise_conv_backward",
-        "separable_convs",
-        "separable_convs_backward",
-    )
+    f"mobilenet_ext::{op}" for op in ("mobilenet", "pointwise_conv", "pointwise_conv_backward")
 }
 
 _load_cpu()

@@ -4,8 +4,7 @@
 
 Only raw outputs are written, and raw0 and raw1 saved. What passes between the two convolutions in
 the backward is the gradient dy of bn's output and its two sums. Between the steps ranks share
-statistics, and matrices are multiplied by the device's library; where neither is wanted, on a CPU,
-chain.py does the same in one op.
+statistics; where they need not, chain.py does the same in one op.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""A run of blocks as one op and one autograd Function: what a network trains with on a CPU.
+"""A run of blocks as one op and one autograd Function: what a network trains with.
 
     raw0 -> input_bn, act -> depthwise -> raw1 -> bn, act -> pointwise -> raw2 -> ...
 
 Each convolution normalises on load and counts statistics on store, so that raw outputs are the only
-maps written and saved. At 32 x 32 pixels a call from Python, or a node of autograd's graph, costs
-as much as a block's arithmetic, so there is one for all of them. Where that cannot be, the blocks
-run one by one, step by step (block.py).
+maps written and saved; on CUDA cuBLAS multiplies, between passes of ours that do both. A call from
+Python, or a node of autograd's graph, costs as much as a block's arithmetic does at 32 x 32 pixels
+or on a GPU, so there is one for all of them. Where that cannot be, the blocks run one by one, step
+by step (block.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from . import block, pointwise
+from . import block
 from .autograd import mark_statistics
 from .batch_norm import BatchNorm, Options, Statistics, vector_dtype
 from .chain_layout import block_gradients, interleave, result_columns, tensor_columns
@@ -27,6 +28,7 @@ from .geometry import Conv
 from .pointwise import RawMap
 
 _ops = torch.ops.mobilenet_ext
+DEVICES_WITH_OP = {"cpu", "cuda"}
 
 
 class Link(NamedTuple):
@@ -107,7 +109,7 @@ def is_one_op(input: Tensor, links: Sequence[Link]) -> bool:
     A single image may have one value per channel, or none: block.py tells what torch does then.
     """
     return (
-        input.device.type in pointwise.DEVICES_WITH_OP
+        input.device.type in DEVICES_WITH_OP
         and input.shape[0] > 1
         and all(x.input_bn.process_group is None and x.bn.process_group is None for x in links)
         and not torch.compiler.is_compiling()

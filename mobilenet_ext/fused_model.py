@@ -4,8 +4,7 @@ Training writes raw convolution outputs only:
 
     stem conv -> raw -> [BN, act, depthwise, BN, act, pointwise] -> raw -> ... -> BN, act -> head
 
-All brackets together are one op on a CPU; elsewhere they run one by one (chain.py). Inference takes
-a FrozenMobileNet.
+All brackets together are one op (chain.py). Inference takes a FrozenMobileNet.
 """
 
 from __future__ import annotations

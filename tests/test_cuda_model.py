@@ -15,7 +15,7 @@ from implementations import on_gpu, why_not_on_host
 from models import images, make_pair, named_gradients
 from torch import Tensor, nn
 
-from mobilenet_ext import FusedMobileNet, MobileNet, autograd, batch_norm, block, pointwise
+from mobilenet_ext import FusedMobileNet, MobileNet, autograd, batch_norm, block, chain, pointwise
 
 
 @cache
@@ -62,17 +62,20 @@ def assert_step_is_near(
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=str
 )
+@pytest.mark.parametrize("one_op", [True, False], ids=["one_op", "step_by_step"])
 def test_a_training_step_on_the_emulated_kernels(
-    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+    one_op: bool, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a batch of which no value lies so near to a kink that rounding takes it across."""
     torch.manual_seed(1)
     stock, fused = make_pair()
     x = images(4, 3, 32, 32)
     expected = step(stock.double(), x.double())
-    for module in (autograd, batch_norm, block, pointwise):
+    for module in (autograd, batch_norm, block, chain, pointwise):
         monkeypatch.setattr(module, "_ops", library().ops)
     monkeypatch.setattr(pointwise, "DEVICES_WITH_OP", set())
+    if not one_op:
+        monkeypatch.setattr(chain, "DEVICES_WITH_OP", set())
     actual = step(fused.to(dtype), x.to(dtype))
     assert_step_is_near(fused, stock, actual, expected, tolerance)
 

@@ -186,6 +186,22 @@ def test_memory_format_follows_the_input(ops: Ops, name: str, case: ConvCase) ->
         assert not is_map or result.is_contiguous(memory_format=memory_format)
 
 
+@pytest.mark.parametrize("of_batch", [True, False], ids=["of_batch", "running"])
+@over_cases(("stride_2_keras_odd_map", "mixed_layouts", "sliced", "nchw_vectors", "one_row"))
+def test_blocks_on_every_device(ops: Ops, case: ConvCase, of_batch: bool) -> None:
+    """Where products are the library's, activations of the backward are applied elsewhere."""
+    case = replace(case, activation="relu6")
+    for name, arguments in {
+        "separable_convs": blocks_arguments(case, torch.float64, of_batch=of_batch),
+        "separable_convs_backward": blocks_backward_arguments(
+            case, torch.float64, of_batch=of_batch
+        ),
+    }.items():
+        expected = getattr(reference_ops, name)(**arguments)
+        actual = getattr(ops, name)(**arguments)
+        torch.testing.assert_close(list(actual), list(expected), rtol=1e-11, atol=1e-11)
+
+
 @over_ops
 def test_reference_computes_the_same(name: str) -> None:
     """reference_ops has the readable twin of every op: same arguments, same results."""

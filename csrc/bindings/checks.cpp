@@ -21,11 +21,9 @@ bool on_same_device(const Tensor& a, const Tensor& b) {
 }  // namespace
 
 std::string shape_text(const Tensor& t) {
-  std::ostringstream text;
-  text << "[";
-  for (int64_t d = 0; d < t.dim(); ++d) text << (d ? ", " : "") << t.size(d);
-  text << "]";
-  return text.str();
+  std::string text = "[";
+  for (int64_t d = 0; d < t.dim(); ++d) text += (d ? ", " : "") + std::to_string(t.size(d));
+  return text + "]";
 }
 
 std::string dtype_text(ScalarType dtype) {
@@ -39,9 +37,7 @@ std::string dtype_text(ScalarType dtype) {
 
 std::string device_text(const Tensor& t) {
   if (t.is_cpu()) return "cpu";
-  std::ostringstream text;
-  text << (t.is_cuda() ? "cuda:" : "device ") << t.get_device_index();
-  return text.str();
+  return (t.is_cuda() ? "cuda:" : "device ") + std::to_string(t.get_device_index());
 }
 
 void check_map(const char* op, const char* name, const Tensor& t) {

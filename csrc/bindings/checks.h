@@ -2,22 +2,14 @@
 // One front function serves all devices, so no mode can go round these.
 #pragma once
 
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "bindings/tensor.h"
 #include "kernels/depthwise_conv.h"
 
 namespace mobilenet_ext {
-
-template <typename... Parts>
-[[noreturn]] void fail(const char* op, const Parts&... parts) {
-  std::ostringstream message;
-  message << op << ": ";
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
 
 // What an argument is called in the schema, in two parts; only a failing check puts it together.
 struct ArgumentName {
@@ -26,8 +18,19 @@ struct ArgumentName {
   ArgumentName(const char* before, const char* rest) : prefix(before), name(rest) {}
 };
 
-inline std::ostream& operator<<(std::ostream& to, const ArgumentName& name) {
-  return to << name.prefix << name.name;
+inline std::string text_of(const char* text) { return text; }
+inline std::string text_of(const std::string& text) { return text; }
+inline std::string text_of(const ArgumentName& name) { return text_of(name.prefix) + name.name; }
+template <typename Integer, typename = std::enable_if_t<std::is_integral_v<Integer>>>
+std::string text_of(Integer value) {
+  return std::to_string(value);
+}
+
+// Without a stream: those of a libstdc++ that was linked statically, as some compilers do, find the
+// locale of another one that Python has loaded, and crash.
+template <typename... Parts>
+[[noreturn]] void fail(const char* op, const Parts&... parts) {
+  throw std::runtime_error((std::string(op) + ": " + ... + text_of(parts)));
 }
 
 std::string shape_text(const Tensor& t);

@@ -5,6 +5,7 @@
 #include "bindings/batch_norm.h"
 #include "bindings/batch_norm_vectors.h"
 #include "bindings/depthwise_conv.h"
+#include "bindings/separable_convs.h"
 #include "kernels/cuda/kernels.h"
 
 namespace mobilenet_ext {
@@ -13,6 +14,8 @@ template <typename Device, typename Library>
 void implement_cuda_ops(Library& m) {
   m.impl("depthwise_conv", TORCH_BOX(&depthwise_conv<Device>));
   m.impl("depthwise_conv_backward", TORCH_BOX(&depthwise_conv_backward<Device>));
+  m.impl("separable_convs", TORCH_BOX(&separable_convs<Device>));
+  m.impl("separable_convs_backward", TORCH_BOX(&separable_convs_backward<Device>));
   m.impl("batch_norm_statistics", TORCH_BOX(&batch_norm_statistics<Device>));
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Device>));
   m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Device>));

@@ -88,6 +88,7 @@ class Progress {
 
 struct Cpu {
   static constexpr bool kHasNchw = false;
+  static constexpr bool kHasPointwise = true;
 
   static void run(MobileNetArgs args, const Tensor&) {
     args.workers = torch::stable::get_num_threads();

@@ -10,6 +10,7 @@ namespace mobilenet_ext {
 
 struct Cuda {
   static constexpr bool kHasNchw = true;
+  static constexpr bool kHasPointwise = false;
 
   template <typename Args>
   static void run(Args args, const Tensor& like) {

@@ -10,7 +10,7 @@
 #include "bindings/batch_norm.h"
 #include "bindings/batch_norm_vectors.h"
 #include "bindings/depthwise_conv.h"
-#include "bindings/pointwise_conv.h"
+#include "bindings/pointwise_product.h"
 
 namespace mobilenet_ext {
 
@@ -113,9 +113,9 @@ Tensors separable_convs(const Tensor& input, const OptionalTensor& mean, const O
         o.input_activation, none, none, 0, bn.of_batch(), o.stride, o.pad_left, o.pad_right,
         o.pad_top, o.pad_bottom, o.dilation);
     const AppliedBatchNorm between = apply_batch_norm<Device>(op, raw, bn, raw_mean, raw_var);
-    const auto [output, output_mean, output_var] =
-        pointwise_conv<Device>(raw, check_given(op, "pointwise_weight", t[1]), between.scale,
-                               between.shift, o.activation, none, none, 0, count);
+    const auto [output, output_mean, output_var] = pointwise_of_block<Device>(
+        raw, check_given(op, "pointwise_weight", t[1]),
+        BlockPrologue{between.scale, between.shift, o.activation}, count);
     results.insert(results.end(), {output, output_mean, output_var, raw, raw_mean});
     for (const AppliedBatchNorm& a : {before, between}) {
       results.insert(results.end(), {a.scale, a.shift, a.invstd, a.unbiased_var});
@@ -189,9 +189,7 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
   while (!need_input && first + 1 < blocks && !block_flags(flags, first).needs_any()) ++first;
 
   OptionalTensors results(1 + 6 * blocks);
-  Tensor grad = grad_output;
-  // How the gradient of a block's output follows from `grad`, that of the BatchNorm after it.
-  OptionalTensor output, grad_scale, raw_scale, raw_shift;
+  BlockGradient of_output{grad_output, none, none, none, none};
   for (size_t b = blocks; b-- > first;) {
     const Tensor &input = maps[2 * b], &raw = maps[2 * b + 1];
     check_map(op, "maps", input);
@@ -203,18 +201,22 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
     const bool need_raw = need_dx || f.need_depthwise_weight;
     const bool need_sums = f.need_bn || (f.of_batch && need_raw);
 
-    const auto [dy, grad_pointwise, sum, dot] = pointwise_conv_backward<Device>(
-        grad, output, none, none, 0, grad_scale, raw_scale, raw_shift, raw, weights[2 * b + 1],
-        between[0], between[1], if_needed(between[2], need_sums), o.activation,
-        need_raw || need_sums, f.need_pointwise_weight);
+    const BlockNeeds needs{if_needed(between[2], need_sums), need_raw || need_sums,
+                           f.need_pointwise_weight};
+    const auto [dy, grad_pointwise, sum, dot] = pointwise_of_block_backward<Device>(
+        of_output, raw, weights[2 * b + 1], BlockPrologue{between[0], between[1], o.activation},
+        needs);
     const BatchNormGradients bn =
         batch_norm_gradients<Device>(sum, dot, raw, between, f.of_batch, need_sums);
     OptionalTensor* to = &results[1 + 6 * b];
     to[1] = grad_pointwise, to[4] = bn.weight, to[5] = bn.bias;
     if (!need_raw) continue;
 
+    // Our pointwise kernel has carried dy through the activation already.
+    constexpr bool kMasked = Device::kHasPointwise;
     const auto [dx, grad_depthwise, input_sum, input_dot] = depthwise_conv_backward<Device>(
-        dy, raw, none, none, 0, between[0], bn.raw_scale, bn.raw_shift, input, weights[2 * b],
+        dy, raw, if_needed(between[0], !kMasked), if_needed(between[1], !kMasked),
+        kMasked ? 0 : o.activation, between[0], bn.raw_scale, bn.raw_shift, input, weights[2 * b],
         before[0], before[1], if_needed(before[2], need_dx), o.input_activation, o.stride,
         o.pad_left, o.pad_right, o.pad_top, o.pad_bottom, o.dilation, need_dx,
         f.need_depthwise_weight);
@@ -222,13 +224,9 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
         input_sum, input_dot, input, before, f.input_of_batch, need_dx);
     to[0] = grad_depthwise, to[2] = input_bn.weight, to[3] = input_bn.bias;
     if (!need_grad) continue;
-    grad = dx, output = input, grad_scale = before[0];
-    raw_scale = input_bn.raw_scale, raw_shift = input_bn.raw_shift;
+    of_output = {dx, input, before[0], input_bn.raw_scale, input_bn.raw_shift};
   }
-  if (need_input) {
-    results[0] = scale_shift_act_backward<Device>(grad, maps[0], none, none, 0, *grad_scale,
-                                                  raw_scale, raw_shift);
-  }
+  if (need_input) results[0] = of_output.template of_raw<Device>();
   return with_empty(results, grad_output);
 }
 

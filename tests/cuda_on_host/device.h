@@ -17,6 +17,7 @@ using cuda_on_host::Order;
 
 struct CudaOnHost {
   static constexpr bool kHasNchw = true;
+  static constexpr bool kHasPointwise = false;
 
   template <typename Args>
   static void run(const Args& args, const Tensor&) {
