@@ -203,17 +203,20 @@ class FrozenMobileNet(Described, nn.Module):
         self._check_input(input)
         x = input.contiguous(memory_format=torch.channels_last)
         fused = dispatch.device_has_kernels(input.device)
-        x = self._stock(x, self._stem, groups=1)
+        # What a library has computed passes raw to the next depthwise kernel, which activates it on
+        # load: that is a pass less over each map.
+        raw, before = _convolve(x, self._stem), self._stem
         maps = []
         for index, (depthwise, pointwise) in enumerate(self._blocks):
-            if fused and depthwise.weight.shape[0] == x.shape[1]:
-                x = self._depthwise(x, depthwise)
+            if fused and depthwise.weight.shape[0] == raw.shape[1]:
+                x = _depthwise(raw, before, depthwise)
             else:
-                x = self._stock(x, depthwise, groups=x.shape[1])
-            x = self._pointwise(x, pointwise)
+                x = _activate(raw, before)
+                x = _activate(_convolve(x, depthwise, groups=x.shape[1]), depthwise)
+            raw, before = _multiply(x, pointwise), pointwise
             if self.features_only and index in FEATURE_BLOCKS:
-                maps.append(x)
-        return maps if self.features_only else x
+                maps.append(_activate(raw, pointwise))
+        return maps if self.features_only else _activate(raw, before)
 
     def _check_input(self, input: Tensor) -> None:
         require(
@@ -228,35 +231,6 @@ class FrozenMobileNet(Described, nn.Module):
         if self.features_only or not PackedNetwork.can_hold(self._stem, self._blocks):
             return None
         return PackedNetwork(self._stem, self._blocks, self._classifier)
-
-    def _stock(self, x: Tensor, conv: FoldedConv, groups: int) -> Tensor:
-        """act(conv(x)) by torch, in channels_last."""
-        geometry = conv.geometry(x)
-        padded = F.pad(x, geometry.padding) if any(geometry.padding) else x
-        raw = F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, groups)
-        return _activate(raw.contiguous(memory_format=torch.channels_last), conv.activation)
-
-    def _depthwise(self, x: Tensor, conv: FoldedConv) -> Tensor:
-        """act(conv(x)) by the depthwise kernel, in one pass."""
-        output: Tensor
-        output, _, _ = torch.ops.mobilenet_ext.depthwise_conv(
-            x,
-            conv.weight,
-            None,
-            None,
-            0,
-            conv.scale,
-            conv.shift,
-            ACTIVATIONS[conv.activation],
-            False,
-            *conv.geometry(x),
-        )
-        return output
-
-    def _pointwise(self, x: Tensor, conv: FoldedConv) -> Tensor:
-        """act(conv(x)) as a matrix product over the pixels of a channels_last map."""
-        pixels = F.linear(x.permute(0, 2, 3, 1), conv.weight, conv.bias)
-        return _activate(pixels, conv.activation).permute(0, 3, 1, 2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._graphs = None
@@ -275,11 +249,46 @@ class FrozenMobileNet(Described, nn.Module):
         return f"in_channels={self.in_channels}, blocks={len(self._blocks)}"
 
 
-def _activate(x: Tensor, activation: str | None) -> Tensor:
-    """In place: nobody else has seen x."""
-    if activation is None:
-        return x
-    return x.relu_() if activation == "relu" else x.clamp_(0, 6)
+def _convolve(x: Tensor, conv: FoldedConv, groups: int = 1) -> Tensor:
+    """conv(x) by torch, raw, in channels_last."""
+    geometry = conv.geometry(x)
+    padded = F.pad(x, geometry.padding) if any(geometry.padding) else x
+    raw = F.conv2d(padded, conv.weight, None, conv.stride, 0, conv.dilation, groups)
+    return raw.contiguous(memory_format=torch.channels_last)
+
+
+def _multiply(x: Tensor, conv: FoldedConv) -> Tensor:
+    """A raw pointwise convolution, as a matrix product over the pixels of a channels_last map."""
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight).permute(0, 3, 1, 2)
+
+
+def _depthwise(raw: Tensor, before: FoldedConv, conv: FoldedConv) -> Tensor:
+    """act(conv(act(raw))) by the depthwise kernel, in one pass; `before` is what gave raw."""
+    output: Tensor
+    output, _, _ = torch.ops.mobilenet_ext.depthwise_conv(
+        raw,
+        conv.weight,
+        before.scale,
+        before.shift,
+        ACTIVATIONS[before.activation],
+        conv.scale,
+        conv.shift,
+        ACTIVATIONS[conv.activation],
+        False,
+        *conv.geometry(raw),
+    )
+    return output
+
+
+def _activate(raw: Tensor, conv: FoldedConv) -> Tensor:
+    """Add the bias of the convolution that gave raw, and activate."""
+    if dispatch.device_has_kernels(raw.device):
+        map = (conv.scale, conv.shift, ACTIVATIONS[conv.activation])
+        return cast("Tensor", torch.ops.mobilenet_ext.scale_shift_act(raw, *map))
+    y = raw + conv.bias[:, None, None]
+    if conv.activation is None:
+        return y
+    return y.relu_() if conv.activation == "relu" else y.clamp_(0, 6)
 
 
 def _copy_classifier(classifier: nn.Module) -> tuple[Tensor, ...]:

@@ -58,7 +58,7 @@ over_devices = pytest.mark.parametrize(
 
 
 def to_gpu(value: Any) -> Any:
-    """A tensor (or each of a list) on the GPU, with its strides, its offset and all that surrounds it in memory."""
+    """A tensor, or a list of them, on the GPU, with strides, offset and all around it in memory."""
     if isinstance(value, list):
         return [to_gpu(entry) for entry in value]
     if not isinstance(value, Tensor):

@@ -15,8 +15,8 @@ template <int64_t kDims>
 Tensor reinterpret(const Tensor& t, const std::array<int64_t, kDims>& sizes,
                    const std::array<int64_t, kDims>& strides) {
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(t.get(), kDims, sizes.data(),
-                                                               strides.data(), 0, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch__reinterpret_tensor(t.get(), kDims, sizes.data(), strides.data(), 0, &handle));
   return Tensor(handle);
 }
 
@@ -34,8 +34,7 @@ inline Tensor matrix_of_map(const Tensor& map) {
 inline Tensor map_of_matrix(const Tensor& matrix, const Tensor& like) {
   const MapSize s = size_of(like);
   const int64_t c = matrix.size(1);
-  const Tensor map =
-      reinterpret<4>(matrix, {s.n, c, s.h, s.w}, {s.h * s.w * c, 1, s.w * c, c});
+  const Tensor map = reinterpret<4>(matrix, {s.n, c, s.h, s.w}, {s.h * s.w * c, 1, s.w * c, c});
   return to_format(map, memory_format_of(like));
 }
 
