@@ -25,7 +25,7 @@ from timing import interleave
 from torch import Tensor
 
 from mobilenet_ext import MobileNet
-from mobilenet_ext.inference import fold, fold_block
+from mobilenet_ext.folding import fold, fold_block
 from mobilenet_ext.layers import SeparableBlock
 from mobilenet_ext.packed_network import PackedNetwork
 

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 import torch
 from layers import Layer
-from op_cases import OPS, VECTOR_OPS, Data, Setting
+from op_cases import IMAGE_OPS, OPS, VECTOR_OPS
+from op_data import Data, Setting
 from ops import has_kernel
 from points import DTYPES
 
-CASES = {**OPS, **VECTOR_OPS}
+CASES = {**OPS, **VECTOR_OPS, **IMAGE_OPS}
 # Channels: whole vectors, more than a block of them, and neither. Then rows of pixels: whole
 # vectors, and not.
 SHAPES = (

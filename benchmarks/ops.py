@@ -23,7 +23,8 @@ import report
 import torch
 from cold import Rotation
 from layers import DEPTHWISE, Layer
-from op_cases import CASES, MODES, OPS, OpCase, Setting, Work, disagreement
+from op_cases import CASES, MODES, OPS, OpCase, Work, disagreement
+from op_data import Setting
 from points import DTYPES
 from progress import Progress
 from timing import Timing, interleave

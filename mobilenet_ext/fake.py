@@ -16,7 +16,7 @@ from torch.library import register_fake
 from . import _library  # noqa: F401  (it defines the ops)
 from .batch_norm import vector_dtype
 from .chain_layout import block_flags, block_options, block_tensors
-from .geometry import Conv
+from .geometry import Conv, patch_columns
 
 
 def _map(like: Tensor, shape: Sequence[int]) -> Tensor:
@@ -200,6 +200,22 @@ def separable_convs_backward(
 @register_fake("mobilenet_ext::batch_norm_statistics")
 def batch_norm_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
     return _vector(input, input.shape[1]), _vector(input, input.shape[1])
+
+
+@register_fake("mobilenet_ext::image_patches")
+def image_patches(
+    input: Tensor,
+    kernel: int,
+    stride: int,
+    pad_left: int,
+    pad_right: int,
+    pad_top: int,
+    pad_bottom: int,
+) -> Tensor:
+    conv = Conv(stride, pad_left, pad_right, pad_top, pad_bottom, 1)
+    height, width = conv.output_size(input.shape[2:], kernel)
+    columns = patch_columns(kernel, input.shape[1])
+    return input.new_empty((input.shape[0] * height * width, columns))
 
 
 @register_fake("mobilenet_ext::scale_shift_act")

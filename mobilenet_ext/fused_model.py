@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from . import dispatch, functional, layers, nn
+from . import dispatch, functional, layers, nn, stem
 from .batch_norm import update_running
 from .chain import run_chain
 from .frozen_cache import FrozenCache
@@ -68,8 +68,7 @@ class FusedMobileNet(MobileNet):
 
     def _run(self, chain: TrainingChain, input: Tensor) -> Tensor:
         """Run stem and blocks; only raw convolution outputs pass from one to the next."""
-        stem = chain.layers[0]
-        output = stem.conv(stem.pad(input)).contiguous(memory_format=torch.channels_last)
+        output = stem.convolve(chain.layers[0], input)
         run, norms, _ = chain.start_batch(output)
         raw, moments = run_chain(functional.RawMap(output), run)
         update_running(norms, (statistics for both in moments for statistics in both))

@@ -43,6 +43,11 @@ class Unit(NamedTuple):
     bn: Options
 
 
+def patch_columns(kernel_size: int, channels: int) -> int:
+    """Return the columns of image_patches: the values of a patch, and zeros up to a vector of 8."""
+    return (kernel_size * kernel_size * channels + 7) // 8 * 8
+
+
 def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
     """Pad one axis as TensorFlow's SAME: output size ceil(size / stride), the odd one at the end.
 

@@ -1,24 +1,21 @@
-"""Inference with BatchNorm folded away: FrozenMobileNet, and the cache that FusedMobileNet keeps.
-
-A folded convolution is act(conv(x, weight * scale) + shift); batch_norm.py has scale and shift.
-"""
+"""Inference with BatchNorm folded away: FrozenMobileNet, which FusedMobileNet keeps one of too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import dispatch, layers, reference_ops
-from .batch_norm import ACTIVATIONS, vector_dtype
+from . import dispatch, layers, stem
+from .batch_norm import ACTIVATIONS
 from .checks import require
 from .cuda_graphs import CudaGraphs
-from .geometry import Conv, Padding, conv_geometry
+from .folding import FoldedConv, copy_classifier, fold, fold_block
 from .model import FEATURE_BLOCKS, MobileNet
-from .nn import ConvBNReLU, is_intact
+from .nn import ConvBNReLU
 from .packed_network import PackedNetwork
 from .preprocessing import Described
 
@@ -28,98 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["FrozenMobileNet"]
 
 _NEEDS_CUDA = "on a CUDA device for cuda_graph=True"
-
-
-class FoldedConv(NamedTuple):
-    """A convolution with its BatchNorm folded in.
-
-    `scale` is all ones and `shift` the folded bias, in the vectors' dtype, as the op takes them;
-    `bias` is the same in the weight's dtype, as torch takes it.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    scale: Tensor
-    shift: Tensor
-    kernel_size: int
-    stride: int
-    padding: Padding
-    dilation: int
-    activation: str | None
-
-    def geometry(self, input: Tensor) -> Conv:
-        """Resolve the padding for an input [N, C, H, W]."""
-        rule = (self.kernel_size, self.stride, self.padding, self.dilation)
-        return conv_geometry(input.shape[2:], *rule)
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> FoldedConv:
-        """Apply what nn.Module.to applies; vectors of 16-bit weights stay float32."""
-
-        def vector(x: Tensor) -> Tensor:
-            y = fn(x)
-            return y if y.dtype in (torch.float32, torch.float64) else x.to(y.device)
-
-        return self._replace(
-            weight=fn(self.weight),
-            bias=fn(self.bias),
-            scale=vector(self.scale),
-            shift=vector(self.shift),
-        )
-
-
-def fold(layer: layers.ConvBNReLU) -> FoldedConv:
-    """Fold a layer's BatchNorm into a copy of its convolution.
-
-    Raises:
-        ValueError: the layer is not a plain Conv2d and BatchNorm2d with running statistics.
-    """
-    conv, bn = layer.conv, layer.bn
-    plain = type(conv) is nn.Conv2d and type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
-    got = f"{type(conv).__name__} and {type(bn).__name__}"
-    require(
-        plain and conv.bias is None, "freeze: layer", "Conv2d without bias and BatchNorm2d", got
-    )
-    mean, var = bn.running_mean, bn.running_var
-    if mean is None or var is None:
-        raise ValueError("freeze: running statistics must be tracked, got None")
-    dtype = vector_dtype(conv.weight)
-    scale, shift, *_ = reference_ops.batch_norm_affine(
-        mean.to(dtype), var.to(dtype), bn.weight, bn.bias, bn.eps, 0
-    )
-    weight = (conv.weight * scale[:, None, None, None]).to(conv.weight.dtype)
-    return FoldedConv(
-        weight,
-        shift.to(weight.dtype),
-        torch.ones_like(scale),
-        shift,
-        conv.kernel_size[0],
-        conv.stride[0],
-        layer.padding,
-        conv.dilation[0],
-        layer.activation,
-    )
-
-
-def taps_first(conv: FoldedConv) -> FoldedConv:
-    """Lay a depthwise weight [C, 1, K, K] out as [K, K, C], which is how the kernel reads it."""
-    taps = conv.weight.flatten(1).t().contiguous()
-    return conv._replace(weight=taps.t().unflatten(1, conv.weight.shape[1:]))
-
-
-def flat(conv: FoldedConv) -> FoldedConv:
-    """Make a pointwise weight [C', C, 1, 1] a matrix [C', C]."""
-    return conv._replace(weight=conv.weight.flatten(1).contiguous())
-
-
-def fold_block(block: nn.Module) -> tuple[FoldedConv, FoldedConv]:
-    """Fold both layers of a block and lay their weights out for the kernels.
-
-    Raises:
-        ValueError: the block, or a layer of it, has been replaced.
-    """
-    require(is_intact(block), "freeze: block", "a SeparableBlock as built", type(block).__name__)
-    block = cast("layers.SeparableBlock", block)
-    return taps_first(fold(block.depthwise)), flat(fold(block.pointwise))
 
 
 class FrozenMobileNet(Described, nn.Module):
@@ -156,15 +61,16 @@ class FrozenMobileNet(Described, nn.Module):
         self.features_only = model.features_only
         self.class_names, self.preprocessing = model.class_names, model.preprocessing
         with torch.inference_mode(False), torch.no_grad():
-            stem = type(model.stem)
-            known = stem in (layers.ConvBNReLU, ConvBNReLU)
-            require(known, "freeze: stem", "a ConvBNReLU as built", stem.__name__)
+            kind = type(model.stem)
+            known = kind in (layers.ConvBNReLU, ConvBNReLU)
+            require(known, "freeze: stem", "a ConvBNReLU as built", kind.__name__)
             dropout = type(model.dropout)
             known = dropout in (nn.Dropout, nn.Identity)
             require(known, "freeze: dropout", "nn.Dropout or nn.Identity", dropout.__name__)
             self._stem = fold(model.stem)
+            self._stem_matrix = stem.weight_matrix(self._stem.weight)
             self._blocks = [fold_block(block) for block in model.blocks]
-            self._classifier = _copy_classifier(model.classifier)
+            self._classifier = copy_classifier(model.classifier)
             self._packed = self._pack()
 
     def forward(self, input: Tensor) -> Tensor | list[Tensor]:
@@ -205,7 +111,7 @@ class FrozenMobileNet(Described, nn.Module):
         fused = dispatch.device_has_kernels(input.device)
         # What a library has computed passes raw to the next depthwise kernel, which activates it on
         # load: that is a pass less over each map.
-        raw, before = _convolve(x, self._stem), self._stem
+        raw, before = self._convolve_stem(x, fused), self._stem
         maps = []
         for index, (depthwise, pointwise) in enumerate(self._blocks):
             if fused and depthwise.weight.shape[0] == raw.shape[1]:
@@ -217,6 +123,12 @@ class FrozenMobileNet(Described, nn.Module):
             if self.features_only and index in FEATURE_BLOCKS:
                 maps.append(_activate(raw, pointwise))
         return maps if self.features_only else _activate(raw, before)
+
+    def _convolve_stem(self, x: Tensor, fused: bool) -> Tensor:
+        conv = self._stem
+        if fused and x.device.type in stem.DEVICES_WITH_PATCHES and conv.dilation == 1:
+            return stem.multiply(x, self._stem_matrix, conv.kernel_size, conv.geometry(x))
+        return _convolve(x, conv)
 
     def _check_input(self, input: Tensor) -> None:
         require(
@@ -235,6 +147,7 @@ class FrozenMobileNet(Described, nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._graphs = None
         self._stem = self._stem.map(fn)
+        self._stem_matrix = fn(self._stem_matrix)
         self._blocks = [(dw.map(fn), pw.map(fn)) for dw, pw in self._blocks]
         self._classifier = tuple(map(fn, self._classifier))
         self._packed = self._pack()
@@ -289,11 +202,3 @@ def _activate(raw: Tensor, conv: FoldedConv) -> Tensor:
     if conv.activation is None:
         return y
     return y.relu_() if conv.activation == "relu" else y.clamp_(0, 6)
-
-
-def _copy_classifier(classifier: nn.Module) -> tuple[Tensor, ...]:
-    """Copy the weight, and the bias if there is one; nothing for Identity."""
-    known = type(classifier) in (nn.Linear, nn.Identity)
-    got = type(classifier).__name__
-    require(known, "freeze: classifier", "nn.Linear or nn.Identity", got)
-    return tuple(parameter.detach().clone() for parameter in classifier.parameters())

@@ -16,7 +16,7 @@ from .batch_norm import ACTIVATIONS
 from .geometry import conv_geometry
 
 if TYPE_CHECKING:
-    from .inference import FoldedConv
+    from .folding import FoldedConv
 
 _op = torch.ops.mobilenet_ext.mobilenet.default
 

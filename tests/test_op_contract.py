@@ -29,6 +29,7 @@ OP_NAMES = (
     "pointwise_conv_backward",
     "separable_convs",
     "separable_convs_backward",
+    "image_patches",
     "batch_norm_statistics",
     "scale_shift_act",
     "scale_shift_act_backward_reduce",
@@ -37,6 +38,7 @@ OP_NAMES = (
     "batch_norm_gradient_map",
 )
 VECTOR_OPS = OP_NAMES[-2:]
+PADS = ("pad_left", "pad_right", "pad_top", "pad_bottom")
 
 
 def element_wise_arguments(name: str, case: ConvCase, dtype: torch.dtype) -> dict[str, Any]:
@@ -47,6 +49,10 @@ def element_wise_arguments(name: str, case: ConvCase, dtype: torch.dtype) -> dic
     mean, a, b, c = (make_vector(case.channels, -1, 1, dtype) for _ in range(4))
     common = {"scale": affine.scale, "shift": affine.shift, "activation": case.code}
     return {
+        "image_patches": {
+            "input": x, "kernel": case.kernel, "stride": case.stride,
+            **dict(zip(PADS, case.padding, strict=True)),
+        },
         "batch_norm_statistics": {"input": x},
         "scale_shift_act": {"input": x, **common},
         "scale_shift_act_backward_reduce": {

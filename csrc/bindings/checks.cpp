@@ -159,18 +159,8 @@ GradientVectors check_gradient_vectors(const char* op, const OptionalTensor& gra
           check_vector(op, "raw_shift", raw_shift, input)};
 }
 
-ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
+ConvShape conv_shape(const char* op, const Tensor& input, int64_t kernel,
                      const ConvOptions& options) {
-  check_map(op, "input", input);
-  check_same_kind(op, "weight", weight, input);
-  const int64_t channels = input.size(1);
-  const int64_t kernel = weight.dim() == 4 ? weight.size(3) : 3;
-  const bool fits = weight.dim() == 4 && weight.size(0) == channels && weight.size(1) == 1 &&
-                    weight.size(2) == kernel && kernel >= 1;
-  if (!fits) {
-    fail(op, "weight must be [C, 1, K, K] = [", channels, ", 1, ", kernel, ", ", kernel, "], got ",
-         shape_text(weight));
-  }
   check_option(op, "kernel size", kernel, 1);
   check_option(op, "stride", options.stride, 1);
   check_option(op, "dilation", options.dilation, 1);
@@ -179,7 +169,7 @@ ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
   check_option(op, "pad_top", options.pad_top, 0);
   check_option(op, "pad_bottom", options.pad_bottom, 0);
   ConvShape s = {input.size(0),
-                 channels,
+                 input.size(1),
                  input.size(2),
                  input.size(3),
                  0,
@@ -200,6 +190,21 @@ ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
          " x ", kernel_extent(s), ", got ", height, " x ", width);
   }
   return s;
+}
+
+ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
+                     const ConvOptions& options) {
+  check_map(op, "input", input);
+  check_same_kind(op, "weight", weight, input);
+  const int64_t channels = input.size(1);
+  const int64_t kernel = weight.dim() == 4 ? weight.size(3) : 3;
+  const bool fits = weight.dim() == 4 && weight.size(0) == channels && weight.size(1) == 1 &&
+                    weight.size(2) == kernel && kernel >= 1;
+  if (!fits) {
+    fail(op, "weight must be [C, 1, K, K] = [", channels, ", 1, ", kernel, ", ", kernel, "], got ",
+         shape_text(weight));
+  }
+  return conv_shape(op, input, kernel, options);
 }
 
 }  // namespace mobilenet_ext

@@ -90,7 +90,11 @@ struct ConvOptions {
   int64_t stride, pad_left, pad_right, pad_top, pad_bottom, dilation;
 };
 
-// The geometry, once input, weight and options are known to fit together.
+// The geometry, once the options are known to be good, and to fit a checked input.
+ConvShape conv_shape(const char* op, const Tensor& input, int64_t kernel,
+                     const ConvOptions& options);
+
+// The same, once a depthwise weight is known to fit too.
 ConvShape check_conv(const char* op, const Tensor& input, const Tensor& weight,
                      const ConvOptions& options);
 

@@ -5,6 +5,7 @@
 #include "bindings/batch_norm.h"
 #include "bindings/batch_norm_vectors.h"
 #include "bindings/depthwise_conv.h"
+#include "bindings/image_patches.h"
 #include "bindings/separable_convs.h"
 #include "kernels/cuda/kernels.h"
 
@@ -16,6 +17,7 @@ void implement_cuda_ops(Library& m) {
   m.impl("depthwise_conv_backward", TORCH_BOX(&depthwise_conv_backward<Device>));
   m.impl("separable_convs", TORCH_BOX(&separable_convs<Device>));
   m.impl("separable_convs_backward", TORCH_BOX(&separable_convs_backward<Device>));
+  m.impl("image_patches", TORCH_BOX(&image_patches<Device>));
   m.impl("batch_norm_statistics", TORCH_BOX(&batch_norm_statistics<Device>));
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Device>));
   m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Device>));
@@ -56,6 +58,9 @@ struct CudaKernels {
   static Entry<BatchNormStatisticsArgs> entry_of(const BatchNormStatisticsArgs&) {
     return {"batch_norm_statistics", cuda::batch_norm_statistics_workspace_bytes,
             cuda::batch_norm_statistics};
+  }
+  static Entry<ImagePatchesArgs> entry_of(const ImagePatchesArgs&) {
+    return {"image_patches", no_bytes, cuda::image_patches};
   }
   static Entry<ScaleShiftActArgs> entry_of(const ScaleShiftActArgs&) {
     return {"scale_shift_act", no_bytes, cuda::scale_shift_act};

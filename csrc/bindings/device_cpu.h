@@ -10,6 +10,7 @@
 
 #include "bindings/tensor.h"
 #include "kernels/cpu/kernels.h"
+#include "kernels/image_patches.h"
 
 namespace mobilenet_ext {
 
@@ -95,6 +96,15 @@ struct Cpu {
     run_program(cpu::kernels().mobilenet, args);
   }
 
+  // Only copied; the networks on a CPU have a stem that needs no patches.
+  static void run(const ImagePatchesArgs& args, const Tensor&) {
+    switch (element_bytes(args.dtype)) {
+      case 2: return copy_patches<uint16_t>(args);
+      case 4: return copy_patches<uint32_t>(args);
+      default: return copy_patches<uint64_t>(args);
+    }
+  }
+
   // Workspace and scratch stay with their threads: memory that is mapped, and often in a cache.
   template <typename Args>
   static void run(Args args, const Tensor&) {
@@ -124,6 +134,24 @@ struct Cpu {
   }
 
  private:
+  template <typename T>
+  static void copy_patches(const ImagePatchesArgs& args) {
+    const ConvShape& s = args.shape;
+    const int64_t rows = s.batch * s.out_height;
+    torch::stable::parallel_for(0, rows, 1, [&](int64_t first, int64_t end) {
+      for (int64_t row = first; row < end; ++row) {
+        const int64_t image = row / s.out_height, y = row % s.out_height;
+        const int64_t size = s.in_height * s.in_width * s.channels;
+        const T* from = static_cast<const T*>(args.input) + image * size;
+        T* to = static_cast<T*>(args.output) + row * s.out_width * args.columns;
+        for (int64_t x = 0; x < s.out_width; ++x) {
+          PatchReader<T> reader(s, from, y, x, 0);
+          for (int64_t c = 0; c < args.columns; ++c) *to++ = reader.next();
+        }
+      }
+    });
+  }
+
   // Threads that were woken late leave some of their share to the others.
   static constexpr int64_t kSharesPerThread = 4;
 

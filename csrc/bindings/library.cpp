@@ -4,6 +4,7 @@
 #include "bindings/batch_norm_vectors.h"
 #include "bindings/depthwise_conv.h"
 #include "bindings/device_cpu.h"
+#include "bindings/image_patches.h"
 #include "bindings/mobilenet.h"
 #include "bindings/pointwise_conv.h"
 #include "bindings/separable_convs.h"
@@ -39,6 +40,9 @@ STABLE_TORCH_LIBRARY(mobilenet_ext, m) {
   m.def(
       "separable_convs_backward(Tensor grad_output, Tensor[] maps, Tensor[] weights, "
       "Tensor[] vectors, int[] options, int[] flags, bool need_input) -> Tensor[]");
+  m.def(
+      "image_patches(Tensor input, int kernel, int stride, int pad_left, int pad_right, "
+      "int pad_top, int pad_bottom) -> Tensor");
   m.def("batch_norm_statistics(Tensor input) -> (Tensor mean, Tensor var)");
   m.def("scale_shift_act(Tensor input, Tensor scale, Tensor shift, int activation) -> Tensor");
   m.def(
@@ -65,6 +69,7 @@ STABLE_TORCH_LIBRARY_IMPL(mobilenet_ext, CPU, m) {
   m.impl("pointwise_conv_backward", TORCH_BOX(&pointwise_conv_backward<Cpu>));
   m.impl("separable_convs", TORCH_BOX(&separable_convs<Cpu>));
   m.impl("separable_convs_backward", TORCH_BOX(&separable_convs_backward<Cpu>));
+  m.impl("image_patches", TORCH_BOX(&image_patches<Cpu>));
   m.impl("batch_norm_statistics", TORCH_BOX(&batch_norm_statistics<Cpu>));
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Cpu>));
   m.impl("scale_shift_act_backward_reduce", TORCH_BOX(&scale_shift_act_backward_reduce<Cpu>));

@@ -16,6 +16,7 @@ from .blocks import separable_convs, separable_convs_backward
 from .conv import (
     depthwise_conv,
     depthwise_conv_backward,
+    image_patches,
     pointwise_conv,
     pointwise_conv_backward,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "batch_norm_statistics",
     "depthwise_conv",
     "depthwise_conv_backward",
+    "image_patches",
     "mobilenet",
     "pointwise_conv",
     "pointwise_conv_backward",

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from ..batch_norm import vector_dtype
-from ..geometry import Conv
+from ..geometry import Conv, patch_columns
 from ..reference import conv2d
 from .batch_norm import (
     batch_norm_statistics,
@@ -37,6 +37,22 @@ def depthwise_conv(
         input = scale_shift_act(input, input_scale, input_shift, input_activation)
     output = conv2d(input, weight, Conv(*geometry))
     return _with_epilogue(output, output_scale, output_shift, output_activation, statistics)
+
+
+def image_patches(
+    input: Tensor,
+    kernel: int,
+    stride: int,
+    pad_left: int,
+    pad_right: int,
+    pad_top: int,
+    pad_bottom: int,
+) -> Tensor:
+    """The values that each output pixel of a convolution reads, as a matrix; see patch_columns."""
+    padded = F.pad(input, (pad_left, pad_right, pad_top, pad_bottom))
+    windows = padded.unfold(2, kernel, stride).unfold(3, kernel, stride)
+    patches = windows.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(0, 2)
+    return F.pad(patches, (0, patch_columns(kernel, input.shape[1]) - patches.shape[1]))
 
 
 def pointwise_conv(

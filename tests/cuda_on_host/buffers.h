@@ -152,6 +152,14 @@ int64_t vector_bytes(const Args& args) {
 }
 
 template <typename Visit>
+void visit_buffers(ImagePatchesArgs& args, Visit visit) {
+  const ConvShape& s = args.shape;
+  const int64_t element = element_bytes(args.dtype);
+  visit("input", args.input, s.batch * s.in_height * s.in_width * s.channels * element);
+  visit("output", args.output, s.batch * s.out_height * s.out_width * args.columns * element);
+}
+
+template <typename Visit>
 void visit_buffers(BatchNormStatisticsArgs& args, Visit visit) {
   visit("input", args.input, map_bytes(args));
   visit("mean", args.mean, vector_bytes(args));

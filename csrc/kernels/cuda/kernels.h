@@ -9,6 +9,7 @@
 
 #include "kernels/batch_norm.h"
 #include "kernels/depthwise_conv.h"
+#include "kernels/image_patches.h"
 
 namespace mobilenet_ext::cuda {
 
@@ -20,6 +21,8 @@ cudaError_t depthwise_conv_backward(const DepthwiseConvBackwardArgs& args, cudaS
 
 int64_t batch_norm_statistics_workspace_bytes(const BatchNormStatisticsArgs& args);
 cudaError_t batch_norm_statistics(const BatchNormStatisticsArgs& args, cudaStream_t stream);
+
+cudaError_t image_patches(const ImagePatchesArgs& args, cudaStream_t stream);
 
 cudaError_t scale_shift_act(const ScaleShiftActArgs& args, cudaStream_t stream);
 
