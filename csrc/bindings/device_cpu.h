@@ -144,9 +144,11 @@ struct Cpu {
         const int64_t size = s.in_height * s.in_width * s.channels;
         const T* from = static_cast<const T*>(args.input) + image * size;
         T* to = static_cast<T*>(args.output) + row * s.out_width * args.columns;
-        for (int64_t x = 0; x < s.out_width; ++x) {
-          PatchReader<T> reader(s, from, y, x, 0);
-          for (int64_t c = 0; c < args.columns; ++c) *to++ = reader.next();
+        for (int first = 0; first < args.columns; first += kPatchLanes, to += kPatchLanes) {
+          const PatchLanes<T, kPatchLanes> lanes(s, from, y, first);
+          for (int x = 0; x < s.out_width; ++x) {
+            for (int v = 0; v < kPatchLanes; ++v) to[x * args.columns + v] = lanes.at(x, v);
+          }
         }
       }
     });

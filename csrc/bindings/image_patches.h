@@ -6,8 +6,6 @@
 
 namespace mobilenet_ext {
 
-constexpr int64_t kMostLineValues = (int64_t{1} << 31) - 1;  // counted in 32 bits
-
 template <typename Device>
 Tensor image_patches(const Tensor& input, int64_t kernel, int64_t stride, int64_t pad_left,
                      int64_t pad_right, int64_t pad_top, int64_t pad_bottom) {
@@ -16,9 +14,10 @@ Tensor image_patches(const Tensor& input, int64_t kernel, int64_t stride, int64_
   ImagePatchesArgs args = {};
   args.shape = conv_shape(op, input, kernel,
                           {stride, pad_left, pad_right, pad_top, pad_bottom, /*dilation=*/1});
-  const int64_t line = (args.shape.in_width + pad_left + pad_right) * args.shape.channels;
-  if (line > kMostLineValues) {
-    fail(op, "padded rows must have at most ", kMostLineValues, " values, got ", line);
+  const int64_t row = (args.shape.in_width + pad_left + pad_right) * args.shape.channels;
+  if (row > kMostPatchValues / kernel) {
+    fail(op, "as many padded rows as the kernel has must have at most ", kMostPatchValues,
+         " values, got ", kernel, " of ", row);
   }
   args.columns = patch_columns(args.shape);
   args.dtype = dtype_of(input);

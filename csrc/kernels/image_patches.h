@@ -8,7 +8,7 @@
 namespace mobilenet_ext {
 
 // Rows are whole vectors of so many elements.
-constexpr int64_t kPatchLanes = 8;
+constexpr int kPatchLanes = 8;
 
 struct ImagePatchesArgs {
   ConvShape shape;  // dilation 1
@@ -24,43 +24,44 @@ static inline int64_t patch_columns(const ConvShape& s) {
   return (values + kPatchLanes - 1) / kPatchLanes * kPatchLanes;
 }
 
-// Reads the patch of an output pixel, value by value from a column on; 0 outside of the image. The
-// values of a row of taps lie side by side in the image too.
-template <typename T>
-class PatchReader {
+// A padded row and as many rows as the kernel has stay below this many values, so that 32 bits do.
+constexpr int kMostPatchValues = 1 << 29;
+
+// kLanes neighbouring columns of the patches of a row of output pixels: where they are from is
+// found once. The values of a row of taps lie side by side in the image too.
+template <typename T, int kLanes>
+class PatchLanes {
  public:
-  MOBILENET_EXT_HOST_DEVICE PatchReader(const ConvShape& s, const T* image, int64_t y, int64_t x,
-                                        int column)
-      : shape_(s),
-        image_(image),
-        top_(y * s.stride - s.pad_top),
-        left_(static_cast<int>((x * s.stride - s.pad_left) * s.channels)),
-        width_(static_cast<int>(s.in_width * s.channels)),
-        line_(static_cast<int>(s.kernel * s.channels)) {
-    start_line(column / line_, column % line_);
+  MOBILENET_EXT_HOST_DEVICE PatchLanes(const ConvShape& s, const T* image, int64_t y, int column)
+      : step_(static_cast<int>(s.stride * s.channels)),
+        left_(static_cast<int>(s.pad_left * s.channels)),
+        width_(static_cast<unsigned int>(s.in_width * s.channels)) {
+    const int line = static_cast<int>(s.kernel * s.channels), width = static_cast<int>(width_);
+    const int64_t top = y * s.stride - s.pad_top;
+    first_ = image + top * width;
+    int tap_y = column / line, within = column - tap_y * line;
+    for (int v = 0; v < kLanes; ++v) {
+      const bool is_inside = tap_y < s.kernel && top + tap_y >= 0 && top + tap_y < s.in_height;
+      within_[v] = is_inside ? within : kOutside;
+      offset_[v] = tap_y * width + within;
+      if (++within == line) ++tap_y, within = 0;
+    }
   }
 
-  MOBILENET_EXT_HOST_DEVICE T next() {
-    const int at = left_ + value_;
-    const T value = is_inside_ && at >= 0 && at < width_ ? row_[at] : T{};
-    if (++value_ == line_) start_line(tap_ + 1, 0);
-    return value;
+  // Of output pixel x; 0 outside of the image.
+  MOBILENET_EXT_HOST_DEVICE T at(int x, int v) const {
+    const int left = x * step_ - left_;
+    const bool is_inside = static_cast<unsigned int>(left + within_[v]) < width_;
+    return is_inside ? first_[left + offset_[v]] : T{};
   }
 
  private:
-  MOBILENET_EXT_HOST_DEVICE void start_line(int tap, int value) {
-    tap_ = tap, value_ = value;
-    const int64_t y = top_ + tap;
-    is_inside_ = tap < shape_.kernel && y >= 0 && y < shape_.in_height;
-    row_ = image_ + y * width_;
-  }
+  static constexpr int kOutside = 1 << 30;  // of every row
 
-  const ConvShape& shape_;
-  const T *image_, *row_;
-  int64_t top_;  // row of the first tap
-  int left_, width_, line_;
-  int tap_, value_;  // row of taps, and value in it
-  bool is_inside_;
+  const T* first_;  // row of the first tap, which may be above the image
+  int step_, left_;
+  unsigned int width_;
+  int within_[kLanes], offset_[kLanes];
 };
 
 }  // namespace mobilenet_ext

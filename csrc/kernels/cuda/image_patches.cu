@@ -1,6 +1,7 @@
 // The patches of an image as a matrix, for the stem: 3 channels are too few for the tensor cores of
 // a convolution, while 27 values a pixel are a row for those of a product. A thread block writes
-// one row of output pixels, a thread 8 elements at a time; what neighbours read again is in L1.
+// one row of output pixels, a thread always the same 8 columns; what neighbours read again is in
+// L1.
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/storage.h"
@@ -14,22 +15,26 @@ constexpr int kPatchThreads = 128;
 // Elements by their size.
 template <typename T>
 __global__ void __launch_bounds__(kPatchThreads) image_patches_kernel(ImagePatchesArgs args) {
+  constexpr int kWide = 16 / sizeof(T);  // elements of one store
   const ConvShape& s = args.shape;
   const int64_t image = blockIdx.x / s.out_height, y = blockIdx.x - image * s.out_height;
   const T* from = static_cast<const T*>(args.input) + image * s.in_height * s.in_width * s.channels;
   T* to = static_cast<T*>(args.output) + blockIdx.x * s.out_width * args.columns;
   const int vectors = static_cast<int>(args.columns / kPatchLanes);
-  const int64_t all = s.out_width * vectors;
-  for (int64_t i = threadIdx.x; i < all; i += kPatchThreads) {
-    const int64_t x = i / vectors;
-    const int first = static_cast<int>(i - x * vectors) * static_cast<int>(kPatchLanes);
-    PatchReader<T> reader(s, from, y, x, first);
-    constexpr int kWide = 16 / sizeof(T);  // elements of one store
+  const int side_by_side = vectors < kPatchThreads ? vectors : kPatchThreads;
+  const int width = static_cast<int>(s.out_width);
+  const int pixels = kPatchThreads / side_by_side, thread = static_cast<int>(threadIdx.x);
+  if (thread >= pixels * side_by_side) return;
+  for (int vector = thread % side_by_side; vector < vectors; vector += side_by_side) {
+    const PatchLanes<T, kPatchLanes> lanes(s, from, y, vector * kPatchLanes);
+    T* pixel = to + thread / side_by_side * args.columns + vector * kPatchLanes;
+    for (int x = thread / side_by_side; x < width; x += pixels, pixel += pixels * args.columns) {
 #pragma unroll
-    for (int v = 0; v < kPatchLanes; v += kWide) {
-      Pack<T, kWide> pack;
-      for (T& element : pack.at) element = reader.next();
-      store(to + i * kPatchLanes + v, pack);
+      for (int first = 0; first < kPatchLanes; first += kWide) {
+        Pack<T, kWide> pack;
+        for (int v = 0; v < kWide; ++v) pack.at[v] = lanes.at(x, first + v);
+        store(pixel + first, pack);
+      }
     }
   }
 }
