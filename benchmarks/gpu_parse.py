@@ -5,6 +5,10 @@ from typing import Any
 
 MOST_DETAILS = 20
 OUTCOMES = {"PASSED": "passed", "FAILED": "failed", "ERROR": "errors", "SKIPPED": "skipped"}
+TEST_LINE = r"(?P<name>\S+\.py::.+?) (?P<outcome>PASSED|FAILED|ERROR|SKIPPED)\b"
+TEST_LINE_OF_WORKER = (  # of pytest-xdist
+    r"\[gw\d+\] \[ *\d+%\] (?P<outcome>PASSED|FAILED|ERROR|SKIPPED) (?P<name>\S+\.py::.+)$"
+)
 
 
 def parse_pytest(text: str) -> dict[str, Any]:
@@ -16,10 +20,10 @@ def parse_pytest(text: str) -> dict[str, Any]:
     failures: dict[str, str] = {}
     reasons: list[str] = []
     for line in text.splitlines():
-        if test := re.match(r"(\S+\.py::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", line):
-            counts[OUTCOMES[test[2]]] += 1
-            if test[2] in ("FAILED", "ERROR"):
-                failures.setdefault(test[1], "")
+        if test := re.match(TEST_LINE, line) or re.match(TEST_LINE_OF_WORKER, line):
+            counts[OUTCOMES[test["outcome"]]] += 1
+            if test["outcome"] in ("FAILED", "ERROR"):
+                failures.setdefault(test["name"], "")
         elif told := re.match(r"(FAILED|ERROR) (\S+\.py(?:::.+?)?)(?: - (.+))?$", line):
             if "::" not in told[2]:
                 counts["errors"] += 1  # a file that could not be collected

@@ -1,5 +1,6 @@
 """The stages of gpu_report.py: what each runs, for how long at most, and where its results go."""
 
+import importlib.util
 import json
 import pathlib
 import sys
@@ -16,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks"
 Content = dict[str, Any]
 
-# By importance; each its own process. Minutes of autotuning make not all of them fit into ten.
+# By importance; each its own process. With minutes of autotuning each, one or two fit into ten.
 MODEL_POINTS = (
     ("training", 256, "bfloat16"),
     ("inference", 1, "float16"),
@@ -140,6 +141,8 @@ def plan(work: pathlib.Path, *, build: bool, scale: Scale) -> list[Step]:
     pytest = [sys.executable, "-m", "pytest", "-v", "-ra", "--tb=short", "-m", "cuda"]
     pytest += ["-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider"]
     pytest += ["--continue-on-collection-errors", *gpu_test_files()]
+    if importlib.util.find_spec("xdist"):  # a crash then ends one test, and they take half the time
+        pytest += ["-n", "4"]
     device = ["--device", scale.device]
     kernels = [*device, "--batch", str(scale.batch), "--mode", "ops", "--layers", *scale.layers]
     kernels += ["--rounds", "5", "--min-time", "0.02"]
@@ -175,9 +178,9 @@ def model_step(mode: str, batch: int, dtype: str, scale: Scale, work: pathlib.Pa
     """Return the step of one point of latency.py."""
     options = ["--device", scale.device, "--mode", mode, "--batch", str(batch), "--dtype", dtype]
     options += ["--alpha", scale.alpha, "--resolution", scale.resolution, "--peers", *scale.peers]
-    options += ["--rounds", "7", "--min-time", "0.6", "--build-limit", "85", "--no-plot"]
+    options += ["--rounds", "7", "--min-time", "0.6", "--build-limit", "240", "--no-plot"]
     name = f"{mode}-{batch}-{dtype}"
-    return step(name, python("latency.py", *options), 130, collect_models, work, "models")
+    return step(name, python("latency.py", *options), 290, collect_models, work, "models")
 
 
 def result_of(name: str, work: pathlib.Path) -> pathlib.Path:

@@ -50,6 +50,18 @@ def test_reads_pytest() -> None:
     ]
 
 
+def test_reads_a_pytest_with_workers() -> None:
+    from gpu_parse import parse_pytest
+
+    log = """\
+[gw2] [ 20%] PASSED ../tests/test_cuda.py::test_every_dtype[torch.float32-channels 8]
+[gw0] [100%] FAILED ../tests/test_cuda.py::test_bits
+"""
+    found = parse_pytest(log)
+    assert (found["passed"], found["failed"]) == (1, 1)
+    assert found["failures"] == ["../tests/test_cuda.py::test_bits"]
+
+
 def test_reads_a_pytest_that_was_stopped() -> None:
     from gpu_parse import parse_pytest
 
