@@ -5,13 +5,14 @@
 Each convolution normalises on load and counts statistics on store, so that raw outputs are the only
 maps written and saved; on CUDA cuBLAS multiplies, between passes of ours that do both. A call from
 Python, or a node of autograd's graph, costs as much as a block's arithmetic does at 32 x 32 pixels
-or on a GPU, so there is one for all of them. Where that cannot be, the blocks run one by one, step
+or on a GPU, so there is one for all of them, or all of a size where maps are large. Where that cannot be, the blocks run one by one, step
 by step (block.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ from .pointwise import RawMap
 
 _ops = torch.ops.mobilenet_ext
 DEVICES_WITH_OP = {"cpu", "cuda"}
+SPLIT_FROM = 1 << 24  # values of a map
 
 
 class Link(NamedTuple):
@@ -95,6 +97,31 @@ def run_chain(input: RawMap, run: Run) -> tuple[RawMap, list[Moments]]:
     """
     if not is_one_op(input.tensor, run.links):
         return _run_one_by_one(input, run)
+    moments: list[Moments] = []
+    for part in _parts(input.tensor, run):
+        input, found = _run_op(input, part)
+        moments += found
+    return input, moments
+
+
+def _parts(input: Tensor, run: Run) -> list[Run]:
+    """Split a run of large maps where they become smaller.
+
+    A node of autograd's graph keeps its maps until its backward is through. At the end of it, where
+    gradients are largest, one node would hold all maps of the network beside them.
+    """
+    if input.numel() < SPLIT_FROM:
+        return [run]
+    links = run.links
+    starts = [i for i, link in enumerate(links) if i == 0 or link.conv.stride > 1]
+    parts = []
+    for first, end in pairwise([*starts, len(links)]):
+        counts = run.plan.statistics if end == len(links) else links[end].input_bn.training
+        parts.append(make_run(links[first:end], counts))
+    return parts
+
+
+def _run_op(input: RawMap, run: Run) -> tuple[RawMap, list[Moments]]:
     if needs_grad(input.tensor, *run.tensors):
         moments: list[Moments] = []
         outputs = SeparableConvs.apply(*input, run.plan, moments, *run.tensors)

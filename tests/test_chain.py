@@ -78,16 +78,33 @@ MODES = {
     "mixed": (True, False, False, True, False, True),
 }
 over_modes = pytest.mark.parametrize("modes", MODES.values(), ids=MODES)
-over_ways = pytest.mark.parametrize("one_op", [True, False], ids=["one_op", "one_by_one"])
+over_ways = pytest.mark.parametrize("way", ["one_op", "split", "one_by_one"])
+
+
+def choose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "split":
+        monkeypatch.setattr(chain, "SPLIT_FROM", 0)
+    elif way == "one_by_one":
+        monkeypatch.setattr(chain, "is_one_op", lambda *_: False)
+
+
+def test_a_run_of_large_maps_is_split_where_they_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(make_network((True,) * 6).links(), statistics=False)
+    x = make_tensor((3, 9, 9, 7))
+    assert chain._parts(x, run) == [run]
+    choose("split", monkeypatch)
+    parts = chain._parts(x, run)
+    assert [link for part in parts for link in part.links] == list(run.links)
+    assert [[link.conv.stride for link in part.links] for part in parts] == [[1], [2], [2]]
+    assert [part.plan.statistics for part in parts] == [True, True, False]
 
 
 @over_ways
 @over_modes
 def test_values_and_gradients(
-    modes: tuple[bool, ...], one_op: bool, monkeypatch: pytest.MonkeyPatch
+    modes: tuple[bool, ...], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not one_op:
-        monkeypatch.setattr(chain, "is_one_op", lambda *_: False)
+    choose(way, monkeypatch)
     network = make_network(modes)
     x = make_tensor((3, 9, 9, 7))
     check_gradients(
@@ -100,11 +117,8 @@ def test_values_and_gradients(
 
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
 @over_ways
-def test_moments_of_every_batch_norm(
-    grad: bool, one_op: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not one_op:
-        monkeypatch.setattr(chain, "is_one_op", lambda *_: False)
+def test_moments_of_every_batch_norm(grad: bool, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(way, monkeypatch)
     network = make_network(MODES["mixed"])
     x = make_tensor((3, 9, 9, 7)).requires_grad_(grad)
     output, moments = run_chain(RawMap(x), make_run(network.links(), statistics=True))
