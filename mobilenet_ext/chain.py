@@ -5,8 +5,8 @@
 Each convolution normalises on load and counts statistics on store, so that raw outputs are the only
 maps written and saved; on CUDA cuBLAS multiplies, between passes of ours that do both. A call from
 Python, or a node of autograd's graph, costs as much as a block's arithmetic does at 32 x 32 pixels
-or on a GPU, so there is one for all of them, or all of a size where maps are large. Where that cannot be, the blocks run one by one, step
-by step (block.py).
+or on a GPU, so there is one for all of them, or where maps are large for all of a size. Where that
+cannot be, the blocks run one by one, step by step (block.py).
 """
 
 from __future__ import annotations
