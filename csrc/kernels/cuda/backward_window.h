@@ -260,12 +260,13 @@ class BackwardWindow {
 #pragma unroll
     for (int x = 0; x < kColumns; x += V::kPack) {
       if (!cell.has_input(row, x)) continue;
-      Vector<V> pack;
+      A grad[kWide<V>];
       for (int i = 0; i < kWide<V>; ++i) {
         const int column = x + i / kLanes, v = i % kLanes;
-        pack.at[i] =
-            encode<T>(params_.prologue.gradient(inputs.grad[column][v], inputs.z[column][v]));
+        grad[i] = params_.prologue.gradient(inputs.grad[column][v], inputs.z[column][v]);
       }
+      const Vector<V> pack = encode_pack<T>(grad);
+      decode_pack(pack, grad);
       if (args_.grad_input) {
         const int64_t at = to + x * V::pixel(params_.input);
         store(static_cast<T*>(args_.grad_input) + at, pack);
@@ -274,9 +275,8 @@ class BackwardWindow {
         const int v = i % kLanes;
         A input[kLanes];
         cell.input[row].decode(x + i / kLanes, input);
-        const A grad = decode(pack.at[i]);
-        sum[v] += grad;
-        dot[v] += grad * (input[v] - mean.at[v]);
+        sum[v] += grad[i];
+        dot[v] += grad[i] * (input[v] - mean.at[v]);
       }
     }
     if (!args_.input_mean) return;

@@ -4,8 +4,8 @@
 // adds those in double. Every order is fixed: no atomics.
 #pragma once
 
+#include "kernels/cuda/packs.h"
 #include "kernels/cuda/partition.h"
-#include "kernels/cuda/storage.h"
 
 namespace mobilenet_ext::cuda {
 

@@ -15,13 +15,14 @@ template <typename A>
 struct ConvParams {
   DepthwiseConvArgs args;
   ConvPartition partition;
-  ActivationBounds<A> prologue;
+  ActivationBounds<A> prologue, epilogue;
   MapStrides input, output;
 
   ConvParams(const DepthwiseConvArgs& args, const ConvPartition& partition)
       : args(args),
         partition(partition),
         prologue(args.prologue),
+        epilogue(args.epilogue),
         input(input_strides(args.layout, args.shape)),
         output(output_strides(args.layout, args.shape)) {}
 };
@@ -180,7 +181,7 @@ class AnyWindow {
         args_(params.args),
         input_(static_cast<const T*>(args_.input) + channel * params.input.channel),
         channel_(channel),
-        prologue_(args_.prologue, channel) {}
+        prologue_(args_.prologue, params.prologue, channel) {}
 
   template <typename Output>
   __device__ void run(const Strip& strip, Output& output) const {
@@ -219,7 +220,7 @@ class AnyWindow {
   const DepthwiseConvArgs& args_;
   const T* input_;
   int64_t channel_;
-  AnyMap<A, kLanes> prologue_;
+  Bounded<A, kLanes> prologue_;
 };
 
 }  // namespace mobilenet_ext::cuda

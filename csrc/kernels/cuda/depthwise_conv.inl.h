@@ -21,13 +21,16 @@ struct Output {
   static constexpr int kLanes = V::kLanes;
   T* data;  // at the thread's channel
   int64_t pixel;
-  AnyMap<A, kLanes> map;
+  Affine<A, kLanes> map;
+  BoundedEncoder<T> encode;
   ShiftedSums<A, kLanes> sums;
 
   __device__ Output(const ConvParams<A>& params, int64_t channel)
       : data(static_cast<T*>(params.args.output) + channel * params.output.channel),
         pixel(V::pixel(params.output)),
-        map(params.args.epilogue, channel) {}
+        encode(params.epilogue.low, params.epilogue.high) {
+    map.load(params.args.epilogue, channel);
+  }
 
   // Neighbouring columns of a row, of which the first `columns` are in the image.
   template <int kColumns>
@@ -35,17 +38,16 @@ struct Output {
 #pragma unroll
     for (int x = 0; x < kColumns; x += V::kPack) {
       if (x >= columns) return;
-      Vector<V> pack;
+      A values[kWide<V>];
       for (int i = 0; i < kWide<V>; ++i) {
-        A(&of_pixel)[kLanes] = y[x + i / kLanes];
-        if (!kStatistics && i % kLanes == 0) map(of_pixel);
-        pack.at[i] = encode<T>(of_pixel[i % kLanes]);
+        const A raw = y[x + i / kLanes][i % kLanes];
+        values[i] = kStatistics ? raw : map(i % kLanes, raw);
       }
+      const Vector<V> pack = kStatistics ? encode_pack<T>(values) : encode(values);
       store(data + offset + x * pixel, pack);
       if constexpr (kStatistics) {
-        A stored[kWide<V>];
-        decode_pack(pack, stored);
-        sums.add(stored);
+        decode_pack(pack, values);
+        sums.add(values);
       }
     }
   }
@@ -98,7 +100,7 @@ void dispatch_prologue(const ScaleShiftAct& prologue, F f) {
   using A = Accumulator<typename V::T>;
   constexpr int kLanes = V::kLanes;
   if constexpr (kLanes == 1) {
-    f(TypeTag<SlidingWindow<V, kStride, Bounded<A>>>{});
+    f(TypeTag<SlidingWindow<V, kStride, Bounded<A, 1>>>{});
   } else if (!prologue.scale) {
     f(TypeTag<SlidingWindow<V, kStride, Identity<A, kLanes>>>{});
   } else {

@@ -2,7 +2,7 @@
 // of channels of one pixel, or of pixels of one channel. A single value is both.
 #pragma once
 
-#include "kernels/cuda/storage.h"
+#include "kernels/cuda/packs.h"
 
 namespace mobilenet_ext::cuda {
 
@@ -72,7 +72,9 @@ class Columns {
   __device__ void decode(int i, A (&to)[V::kLanes]) const {
     if (!is_in_vector(i)) return decode_pack(unpack<Single>(single_[i]), to);
     const int at = (kFirst + i) % V::kPack;
-    to[0] = cuda::decode(unpack<Vector<V>>(vector_[(i - at) / V::kPack]).at[at]);
+    A all[kWide<V>];
+    decode_pack(unpack<Vector<V>>(vector_[(i - at) / V::kPack]), all);
+    to[0] = all[at];
   }
 
  private:

@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "kernels/cuda/storage.h"
+#include "kernels/cuda/packs.h"
 #include "kernels/depthwise_conv.h"
 
 namespace mobilenet_ext::cuda {
@@ -14,19 +14,25 @@ namespace mobilenet_ext::cuda {
 template <typename A>
 struct ActivationBounds {
   A low, high;
+  A flat_below, flat_above;  // NaN: nowhere
 
   explicit ActivationBounds(Activation activation) {
-    const A none = std::numeric_limits<A>::quiet_NaN();
-    low = activation == Activation::kNone ? none : A{0};
-    high = activation == Activation::kRelu6 ? A{6} : none;
+    const A infinity = std::numeric_limits<A>::infinity();
+    const A nowhere = std::numeric_limits<A>::quiet_NaN();
+    const bool has_low = activation != Activation::kNone;
+    const bool has_high = activation == Activation::kRelu6;
+    low = has_low ? A{0} : -infinity;
+    high = has_high ? A{6} : infinity;
+    flat_below = has_low ? low : nowhere;
+    flat_above = has_high ? high : nowhere;
   }
   // Those of a map that may not be there.
   explicit ActivationBounds(const ScaleShiftAct& map)
       : ActivationBounds(map.scale ? map.activation : Activation::kNone) {}
 
-  MOBILENET_EXT_HOST_DEVICE A activate(A y) const { return not_above(not_below(y, low), high); }
-  MOBILENET_EXT_HOST_DEVICE A gradient(A grad, A y) const {
-    return y <= low || y >= high ? A{0} : grad;
+  __device__ A activate(A y) const { return not_above(not_below(y, low), high); }
+  __device__ A gradient(A grad, A y) const {
+    return y <= flat_below || y >= flat_above ? A{0} : grad;
   }
 };
 
@@ -82,32 +88,6 @@ struct Normalize {
   }
 };
 
-// Any of the above, by branches that all threads of a launch take.
-template <typename A, int kLanes>
-struct AnyMap {
-  static constexpr bool kKeepsZero = false;
-  A scale[kLanes] = {}, shift[kLanes] = {};
-  Activation activation;
-  bool is_identity;
-
-  __device__ AnyMap(const ScaleShiftAct& map, int64_t channel)
-      : activation(map.activation), is_identity(!map.scale) {
-    if (is_identity) return;
-    load_vector(map.scale, channel, scale);
-    load_vector(map.shift, channel, shift);
-  }
-
-  __device__ void operator()(A (&y)[kLanes]) const {
-    if (is_identity) return;
-    for (int v = 0; v < kLanes; ++v) y[v] = y[v] * scale[v] + shift[v];
-    switch (activation) {
-      case Activation::kNone: return;
-      case Activation::kRelu: return activate_all<Activation::kRelu>(y);
-      case Activation::kRelu6: return activate_all<Activation::kRelu6>(y);
-    }
-  }
-};
-
 // y * scale + shift, before an activation chosen at run time.
 template <typename A, int kLanes>
 struct Affine {
@@ -120,12 +100,11 @@ struct Affine {
   __device__ A operator()(int v, A y) const { return y * scale.at[v] + shift.at[v]; }
 };
 
-// Any of the above without a branch, which is not to be had for many channels: for the bounds of
-// the activation and the maps of a single one there are registers.
-template <typename A>
+// Any of the above, without a branch.
+template <typename A, int kLanes>
 struct Bounded {
   static constexpr bool kKeepsZero = false;
-  Affine<A, 1> map;
+  Affine<A, kLanes> map;
   ActivationBounds<A> activation;
 
   __device__ Bounded(const ScaleShiftAct& of, const ActivationBounds<A>& bounds, int64_t channel)
@@ -133,7 +112,9 @@ struct Bounded {
     map.load(of, channel);
   }
 
-  __device__ void operator()(A (&y)[1]) const { y[0] = activation.activate(map(0, y[0])); }
+  __device__ void operator()(A (&y)[kLanes]) const {
+    for (int v = 0; v < kLanes; ++v) y[v] = activation.activate(map(v, y[v]));
+  }
 };
 
 // The gradient of a raw output, from the gradient of what BatchNorm and activation made of it.

@@ -6,8 +6,8 @@
 #pragma once
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/packs.h"
 #include "kernels/cuda/partition.h"
-#include "kernels/cuda/storage.h"
 
 namespace mobilenet_ext::cuda {
 
