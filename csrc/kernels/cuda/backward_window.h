@@ -65,7 +65,12 @@ class BackwardWindow {
   // `parameters`: of the channels from `channel` on, in shared memory.
   __device__ BackwardWindow(const BackwardParams<A>& params, int64_t channel,
                             const Parameters& parameters)
-      : params_(params), args_(params.args), channel_(channel), parameters_(parameters) {}
+      : params_(params),
+        args_(params.args),
+        channel_(channel),
+        parameters_(parameters),
+        grad_offsets_(V::pixel(params.grad)),
+        input_offsets_(V::pixel(params.input)) {}
 
   __device__ void run(const Strip& strip, Slots& slots) const {
     Cursor cursor(params_, strip, channel_);
@@ -120,22 +125,15 @@ class BackwardWindow {
       const int64_t left = strip.column + first_column<V>(s);
       const int64_t grad_row = strip.row + s.pad_top / kStride - kReach;
       const int64_t grad_column = (left + s.pad_left - V::kPadLeft) / kStride + kFirst;
-      grad_rows = inside(grad_row, kReach + strip.rows, s.out_height);
-      input_rows = inside(top, strip.rows * kStride, s.in_height) << (kReach * kStride);
-      grad_columns = inside(grad_column, kGradients, s.out_width);
-      input_columns = inside(left, kColumns, s.in_width);
+      grad_rows = bits_inside(grad_row, kReach + strip.rows, s.out_height);
+      input_rows = bits_inside(top, strip.rows * kStride, s.in_height) << (kReach * kStride);
+      grad_columns = bits_inside(grad_column, kGradients, s.out_width);
+      input_columns = bits_inside(left, kColumns, s.in_width);
       grad = params.grad.at(strip.image, grad_row, grad_column) + channel * params.grad.channel;
       input = params.input.at(strip.image, top - kReach * kStride, left) +
               channel * params.input.channel;
     }
 
-    // A bit for each of `count` places from `first` on that is in [0, size).
-    static __device__ unsigned int inside(int64_t first, int count, int64_t size) {
-      const int64_t begin = first < 0 ? -first : 0, end = size - first;
-      if (begin >= count || end <= begin) return 0;
-      const unsigned int below_end = (1u << (end < count ? end : count)) - 1;
-      return below_end & ~((1u << begin) - 1);
-    }
     __device__ unsigned int inside() const {
       unsigned int bits = grad_rows & 1 ? grad_columns : 0;
       for (int row = 0; row < kStride; ++row) {
@@ -155,13 +153,13 @@ class BackwardWindow {
     [[maybe_unused]] const T* output = static_cast<const T*>(args_.output);
     const T* grad = static_cast<const T*>(args_.grad_output);
     const T* input = static_cast<const T*>(args_.input);
-    Cell to;
+    Cell to = {};
     to.inside = at.inside();
     const auto has_grad = [&](int g) { return to.has_grad(g); };
-    to.grad.load(grad + at.grad, V::pixel(params_.grad), has_grad);
-    if constexpr (kHasRaw) to.raw.load(output + at.grad, V::pixel(params_.grad), has_grad);
+    to.grad.load(grad + at.grad, grad_offsets_, has_grad);
+    if constexpr (kHasRaw) to.raw.load(output + at.grad, grad_offsets_, has_grad);
     for (int row = 0; row < kStride; ++row) {
-      to.input[row].load(input + at.input + row * params_.input.row, V::pixel(params_.input),
+      to.input[row].load(input + at.input + row * params_.input.row, input_offsets_,
                          [&](int x) { return to.has_input(row, x); });
     }
     return to;
@@ -288,6 +286,8 @@ class BackwardWindow {
   const DepthwiseConvBackwardArgs& args_;
   int64_t channel_;
   const Parameters& parameters_;
+  ColumnOffsets<kGradients> grad_offsets_;
+  ColumnOffsets<kColumns> input_offsets_;
 };
 
 }  // namespace mobilenet_ext::cuda

@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kThreads, 5)
       if (!tile.has(i)) break;
       A x[kWide<V>];
       decode_pack(packs[i], x);
+      if (i == 0) sums.shift_by_first(x);
       sums.add(x);
     }
   });

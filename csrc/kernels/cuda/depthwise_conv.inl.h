@@ -13,43 +13,47 @@
 
 namespace mobilenet_ext::cuda {
 
-// Where raw outputs go: mapped, or counted as stored.
+// Where the rows of a strip go: bounded by the activation, or counted as stored.
 template <typename V, bool kStatistics>
 struct Output {
   using T = typename V::T;
   using A = Accumulator<T>;
   static constexpr int kLanes = V::kLanes;
   T* data;  // at the thread's channel
-  int64_t pixel;
-  Affine<A, kLanes> map;
+  int64_t row;
+  unsigned int pixel;
   BoundedEncoder<T> encode;
   ShiftedSums<A, kLanes> sums;
+  T* to;        // the next row
+  int columns;  // of it, of which a strip may have more
 
   __device__ Output(const ConvParams<A>& params, int64_t channel)
       : data(static_cast<T*>(params.args.output) + channel * params.output.channel),
-        pixel(V::pixel(params.output)),
-        encode(params.epilogue.low, params.epilogue.high) {
-    map.load(params.args.epilogue, channel);
+        row(params.output.row),
+        pixel(in_register(V::pixel(params.output))),
+        encode(params.epilogue.low, params.epilogue.high) {}
+
+  __device__ void begin(const ConvParams<A>& params, const Strip& strip) {
+    to = data + params.output.at(strip.image, strip.row, strip.column);
+    columns = in_register(static_cast<int>(params.args.shape.out_width - strip.column));
   }
 
-  // Neighbouring columns of a row, of which the first `columns` are in the image.
   template <int kColumns>
-  __device__ void put(A (&y)[kColumns][kLanes], int64_t offset, int64_t columns) {
+  __device__ void put(const A (&y)[kColumns][kLanes]) {
 #pragma unroll
     for (int x = 0; x < kColumns; x += V::kPack) {
-      if (x >= columns) return;
+      if (x > 0 && x >= columns) break;
       A values[kWide<V>];
-      for (int i = 0; i < kWide<V>; ++i) {
-        const A raw = y[x + i / kLanes][i % kLanes];
-        values[i] = kStatistics ? raw : map(i % kLanes, raw);
-      }
+      for (int i = 0; i < kWide<V>; ++i) values[i] = y[x + i / kLanes][i % kLanes];
       const Vector<V> pack = kStatistics ? encode_pack<T>(values) : encode(values);
-      store(data + offset + x * pixel, pack);
+      store(to + x * pixel, pack);
       if constexpr (kStatistics) {
         decode_pack(pack, values);
+        if (x == 0) sums.shift_by_first(values);
         sums.add(values);
       }
     }
+    to += row;
   }
 };
 
@@ -64,7 +68,9 @@ __global__ void __launch_bounds__(kThreads, 3)
   const int64_t channel = place.works ? place.channel : 0;
   Output<typename Window::Values, kStatistics> output(params, channel);
   if (place.works) {
-    const Window window(params, channel);
+    Affine<A, Window::kLanes> epilogue;
+    epilogue.load(kStatistics ? ScaleShiftAct{} : args.epilogue, channel);
+    const Window window(params, channel, epilogue);
     for_each_strip(p, place, Window::kColumns,
                    [&](const Strip& strip) { window.run(strip, output); });
   }

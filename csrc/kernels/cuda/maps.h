@@ -60,34 +60,6 @@ inline __device__ void load_weight(const Args& args, int64_t channel, int64_t ta
     to[v] = decode(weight[(channel + v) * args.weight_channel_stride]);
 }
 
-template <Activation kActivation, typename A, int kLanes>
-inline __device__ void activate_all(A (&y)[kLanes]) {
-  for (int v = 0; v < kLanes; ++v) y[v] = activate<kActivation>(y[v]);
-}
-
-template <typename A, int kLanes>
-struct Identity {
-  static constexpr bool kKeepsZero = true;
-  __device__ Identity(const ScaleShiftAct&, const ActivationBounds<A>&, int64_t) {}
-  __device__ void operator()(A (&)[kLanes]) const {}
-};
-
-template <typename A, int kLanes, Activation kActivation>
-struct Normalize {
-  static constexpr bool kKeepsZero = false;
-  A scale[kLanes], shift[kLanes];
-
-  __device__ Normalize(const ScaleShiftAct& map, const ActivationBounds<A>&, int64_t channel) {
-    load_vector(map.scale, channel, scale);
-    load_vector(map.shift, channel, shift);
-  }
-
-  __device__ void operator()(A (&y)[kLanes]) const {
-    for (int v = 0; v < kLanes; ++v) y[v] = y[v] * scale[v] + shift[v];
-    activate_all<kActivation>(y);
-  }
-};
-
 // y * scale + shift, before an activation chosen at run time.
 template <typename A, int kLanes>
 struct Affine {
@@ -100,20 +72,64 @@ struct Affine {
   __device__ A operator()(int v, A y) const { return y * scale.at[v] + shift.at[v]; }
 };
 
-// Any of the above, without a branch.
+// The prologues of a convolution. Padding, of which they are given zeros, is 0 behind them: by a
+// mask, which is made once for many values.
+template <typename A, int kLanes>
+struct Identity {
+  using Mask = bool;
+  static __device__ Mask mask(bool inside) { return inside; }
+
+  __device__ Identity(const ScaleShiftAct&, const ActivationBounds<A>&, int64_t) {}
+  __device__ void operator()(A (&)[kLanes], Mask) const {}
+};
+
+// Its mask is the activation's upper bound, or 0, or else a factor: it costs no more than they do.
+// NaN gets past it, but the map of a 0 is NaN in no channel where other values are not.
+template <typename A, int kLanes, Activation kActivation>
+struct Normalize {
+  static constexpr bool kIsBounded = kActivation != Activation::kNone;
+  static constexpr A kInside = kActivation == Activation::kRelu6 ? A{6}
+                               : kActivation == Activation::kRelu
+                                   ? std::numeric_limits<A>::infinity()
+                                   : A{1};
+  using Mask = A;
+  A scale[kLanes], shift[kLanes];
+
+  static __device__ Mask mask(bool inside) { return in_register(inside ? kInside : A{0}); }
+
+  __device__ Normalize(const ScaleShiftAct& map, const ActivationBounds<A>&, int64_t channel) {
+    load_vector(map.scale, channel, scale);
+    load_vector(map.shift, channel, shift);
+  }
+
+  __device__ void operator()(A (&y)[kLanes], Mask mask) const {
+    for (int v = 0; v < kLanes; ++v) {
+      y[v] = y[v] * scale[v] + shift[v];
+      if constexpr (kIsBounded) {
+        y[v] = not_above(not_below(y[v], A{0}), mask);
+      } else {
+        y[v] *= mask;
+      }
+    }
+  }
+};
+
+// Any of the above, chosen at run time.
 template <typename A, int kLanes>
 struct Bounded {
-  static constexpr bool kKeepsZero = false;
+  using Mask = bool;
   Affine<A, kLanes> map;
   ActivationBounds<A> activation;
+
+  static __device__ Mask mask(bool inside) { return inside; }
 
   __device__ Bounded(const ScaleShiftAct& of, const ActivationBounds<A>& bounds, int64_t channel)
       : activation(bounds) {
     map.load(of, channel);
   }
 
-  __device__ void operator()(A (&y)[kLanes]) const {
-    for (int v = 0; v < kLanes; ++v) y[v] = activation.activate(map(v, y[v]));
+  __device__ void operator()(A (&y)[kLanes], Mask mask) const {
+    for (int v = 0; v < kLanes; ++v) y[v] = mask ? activation.activate(map(v, y[v])) : A{0};
   }
 };
 

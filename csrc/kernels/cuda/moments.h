@@ -30,12 +30,17 @@ struct ShiftedSums {
   A shift[kLanes] = {}, sum[kLanes] = {}, square[kLanes] = {};
   int count = 0;
 
+  // What is likely to be near the mean, before anything is added.
+  template <int kValues>
+  __device__ void shift_by_first(const A (&x)[kValues]) {
+    for (int v = 0; v < kLanes; ++v) shift[v] = count == 0 ? x[v] : shift[v];
+  }
+
   // Of one pixel or more.
   template <int kValues>
   __device__ void add(const A (&x)[kValues]) {
     for (int first = 0; first < kValues; first += kLanes) {
       for (int v = 0; v < kLanes; ++v) {
-        if (count == 0) shift[v] = x[first + v];
         const A offset = x[first + v] - shift[v];
         sum[v] += offset;
         square[v] += offset * offset;

@@ -187,6 +187,21 @@ inline __device__ P load_shared(const P& from) {
   }
 }
 
+// Keeps a value from being computed anew wherever it is used.
+inline __device__ int in_register(int value) {
+  asm("" : "+r"(value));
+  return value;
+}
+inline __device__ unsigned int in_register(unsigned int value) {
+  asm("" : "+r"(value));
+  return value;
+}
+inline __device__ float in_register(float value) {
+  asm("" : "+f"(value));
+  return value;
+}
+inline __device__ double in_register(double value) { return value; }
+
 template <typename P>
 inline __device__ void store(void* to, const P& pack) {
   typename WordOf<sizeof(P)>::type word;
@@ -265,6 +280,11 @@ inline P unpack(const P& word) {
 template <typename P>
 inline P load_shared(const P& from) {
   return from;
+}
+
+template <typename N>
+inline N in_register(N value) {
+  return value;
 }
 
 template <typename P>
