@@ -76,12 +76,13 @@ class BackwardWindow {
     Cursor cursor(params_, strip, channel_);
     A window[kReach][kGradients][kLanes];
     A sums[kTaps][kLanes] = {};
-    Cell cell = load_cell(cursor);
+    Cell cell = {};
+    load_cell(cursor, cell);
 #pragma unroll
     for (int i = 0; i < kReach; ++i) {
       take_gradients(cell, window[i]);
       cursor.advance(params_);
-      cell = load_cell(cursor);
+      load_cell(cursor, cell);
     }
 #pragma unroll 1
     for (int rows = strip.rows; rows > 0; --rows) put_cell(cursor, cell, window, sums, slots);
@@ -115,7 +116,9 @@ class BackwardWindow {
   // image.
   struct Cursor {
     unsigned int grad_rows, input_rows, grad_columns, input_columns;
-    int64_t grad, input;  // elements to the first column
+    // At the first column; `raw` and `grad_input` may not be there.
+    const T *grad, *raw, *input;
+    T* grad_input;
 
     __device__ Cursor(const BackwardParams<A>& params, const Strip& strip, int64_t channel) {
       static_assert(kMaxRows * kStride + kReach * kStride < 32 &&
@@ -129,9 +132,15 @@ class BackwardWindow {
       input_rows = bits_inside(top, strip.rows * kStride, s.in_height) << (kReach * kStride);
       grad_columns = bits_inside(grad_column, kGradients, s.out_width);
       input_columns = bits_inside(left, kColumns, s.in_width);
-      grad = params.grad.at(strip.image, grad_row, grad_column) + channel * params.grad.channel;
-      input = params.input.at(strip.image, top - kReach * kStride, left) +
-              channel * params.input.channel;
+      const DepthwiseConvBackwardArgs& args = params.args;
+      const int64_t of_grad =
+          params.grad.at(strip.image, grad_row, grad_column) + channel * params.grad.channel;
+      const int64_t of_input = params.input.at(strip.image, top - kReach * kStride, left) +
+                               channel * params.input.channel;
+      grad = static_cast<const T*>(args.grad_output) + of_grad;
+      raw = static_cast<const T*>(args.output) + of_grad;
+      input = static_cast<const T*>(args.input) + of_input;
+      grad_input = static_cast<T*>(args.grad_input) + of_input;
     }
 
     __device__ unsigned int inside() const {
@@ -145,24 +154,22 @@ class BackwardWindow {
       grad_rows >>= 1;
       input_rows >>= kStride;
       grad += params.grad.row;
+      raw += params.grad.row;
       input += kStride * params.input.row;
+      grad_input += kStride * params.input.row;
     }
   };
 
-  __device__ Cell load_cell(const Cursor& at) const {
-    [[maybe_unused]] const T* output = static_cast<const T*>(args_.output);
-    const T* grad = static_cast<const T*>(args_.grad_output);
-    const T* input = static_cast<const T*>(args_.input);
-    Cell to = {};
+  // What is outside the image stays as it is.
+  __device__ void load_cell(const Cursor& at, Cell& to) const {
     to.inside = at.inside();
     const auto has_grad = [&](int g) { return to.has_grad(g); };
-    to.grad.load(grad + at.grad, grad_offsets_, has_grad);
-    if constexpr (kHasRaw) to.raw.load(output + at.grad, grad_offsets_, has_grad);
+    to.grad.load(at.grad, grad_offsets_, has_grad);
+    if constexpr (kHasRaw) to.raw.load(at.raw, grad_offsets_, has_grad);
     for (int row = 0; row < kStride; ++row) {
-      to.input[row].load(input + at.input + row * params_.input.row, input_offsets_,
+      to.input[row].load(at.input + row * params_.input.row, input_offsets_,
                          [&](int x) { return to.has_input(row, x); });
     }
-    return to;
   }
 
   // A row of dy, 0 outside the image.
@@ -175,9 +182,9 @@ class BackwardWindow {
       if constexpr (kHasRaw) {
         A raw[kLanes];
         cell.raw.decode(g, raw);
-        const bool has_terms = cell.has_grad(g) && args_.gradient_map.raw_scale;
-        gradient(dy[g], raw, params_.epilogue, has_terms);
+        gradient(dy[g], raw, params_.epilogue, args_.gradient_map.raw_scale != nullptr);
       }
+      for (A& of_lane : dy[g]) of_lane = cell.has_grad(g) ? of_lane : A{0};
     }
   }
 
@@ -195,9 +202,9 @@ class BackwardWindow {
     Inputs inputs = take_inputs(cell, 0);
     add_taps<kReach>(window[0], 0, inputs, sums);
     const Cell done = cell;
-    const int64_t to = cursor.input;
+    T* to = cursor.grad_input;
     cursor.advance(params_);
-    cell = load_cell(cursor);
+    load_cell(cursor, cell);
     if constexpr (kReach > 1) add_taps<1>(window[1], 0, inputs, sums);
 #pragma unroll
     for (int row = 0; row < kStride; ++row) {
@@ -251,8 +258,7 @@ class BackwardWindow {
 
   // Stores the gradients of a row of inputs behind the prologue's activation, and adds up the
   // stored ones: in the slots, as registers are short.
-  __device__ void put_row(const Cell& cell, int row, int64_t to, Inputs& inputs,
-                          Slots& slots) const {
+  __device__ void put_row(const Cell& cell, int row, T* to, Inputs& inputs, Slots& slots) const {
     A sum[kLanes] = {}, dot[kLanes] = {};
     const Pack<A, kLanes> mean = load_shared(parameters_.mean);
 #pragma unroll
@@ -265,10 +271,7 @@ class BackwardWindow {
       }
       const Vector<V> pack = encode_pack<T>(grad);
       decode_pack(pack, grad);
-      if (args_.grad_input) {
-        const int64_t at = to + x * V::pixel(params_.input);
-        store(static_cast<T*>(args_.grad_input) + at, pack);
-      }
+      if (args_.grad_input) store(to + input_offsets_.at[x], pack);
       for (int i = 0; i < kWide<V>; ++i) {
         const int v = i % kLanes;
         A input[kLanes];

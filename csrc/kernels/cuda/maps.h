@@ -155,8 +155,8 @@ struct RawGradient {
     for (int i = 0; i < kValues; ++i) {
       const int v = i % kLanes;
       const A dy = activation.gradient(grad[i], map(v, raw[i]));
-      const A terms = raw[i] * raw_scale.at[v] + raw_shift.at[v];
-      grad[i] = dy * grad_scale.at[v] + (has_terms ? terms : A{0});
+      grad[i] = dy * grad_scale.at[v] + raw_shift.at[v];
+      if (has_terms) grad[i] += raw[i] * raw_scale.at[v];
     }
   }
 };
