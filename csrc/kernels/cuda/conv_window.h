@@ -38,12 +38,14 @@ class SlidingWindow {
   // Two columns share what they load, 4 inputs instead of 6; at stride 2 it would be 5, which does
   // not pay for the registers.
   static constexpr int kColumns = V::kPack > 1 ? V::kPack : kStride == 1 ? 2 : 1;
+  // On a multiprocessor: what the registers are enough for.
+  static constexpr int kMinBlocks = kStride == 2 && sizeof(T) * kLanes <= 8 ? 4 : 3;
 
   // The epilogue is linear: its scale goes into the weights, and sums begin at its shift.
   __device__ SlidingWindow(const ConvParams<A>& params, int64_t channel,
                            const Affine<A, kLanes>& epilogue)
       : params_(params),
-        input_(static_cast<const T*>(params.args.input) + channel * params.input.channel),
+        channel_(static_cast<unsigned int>(channel)),
         offsets_(V::pixel(params.input)),
         prologue_(params.args.prologue, params.prologue, channel),
         start_(epilogue.shift) {
@@ -58,7 +60,7 @@ class SlidingWindow {
   template <typename Output>
   __device__ void run(const Strip& strip, Output& output) const {
     output.begin(params_, strip);
-    Cursor cursor(params_, strip, input_);
+    Cursor cursor(params_, strip, channel_);
     Row rows[kAhead] = {};
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) load_row(cursor, i, rows[i]);
@@ -85,8 +87,7 @@ class SlidingWindow {
   static constexpr int kFill = kKernel - kStride;            // input rows before they are that many
   static constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
   // Rows that are loaded ahead of their use: as many as a trip of the unrolled loop takes, so that
-  // each has its registers and none is moved. Of single values it would take more rows than there
-  // are registers for.
+  // each has its registers and none is moved.
   static constexpr int kAhead = kLive * kStride;
 
   // Input columns of a row; those outside the image are 0 from the start.
@@ -104,7 +105,7 @@ class SlidingWindow {
     bool inside[kInputs];      // columns
     typename Prologue::Mask mask[kInputs];
 
-    __device__ Cursor(const ConvParams<A>& params, const Strip& strip, const T* input) {
+    __device__ Cursor(const ConvParams<A>& params, const Strip& strip, int64_t channel) {
       static_assert((kMaxRows - 1) * kStride + kKernel < 32);
       const ConvShape& s = params.args.shape;
       const int64_t top = strip.row * kStride - s.pad_top;
@@ -115,7 +116,8 @@ class SlidingWindow {
         inside[x] = columns >> x & 1;
         mask[x] = Prologue::mask(inside[x]);
       }
-      next = input + params.input.at(strip.image, top, left);
+      next = static_cast<const T*>(params.args.input) + channel * params.input.channel +
+             params.input.at(strip.image, top, left);
     }
   };
 
@@ -135,7 +137,8 @@ class SlidingWindow {
       if (tap % kStride == 0) sums[tap / kStride] = first_sums();
       accumulate(row, cursor, tap, sums);
     } else if (tap % kStride == 0) {
-      // In a branch of its own: in the other, the first products are added to it for nothing.
+      // In registers of its own, lest that be done before the branch: for nothing in the other,
+      // where the first products are added to it.
       sums[tap / kStride] = first_sums();
       for (auto& column : sums[tap / kStride].at) {
         for (A& sum : column) sum = in_register(sum);
@@ -180,7 +183,7 @@ class SlidingWindow {
   }
 
   const ConvParams<A>& params_;
-  const T* input_;
+  unsigned int channel_;
   ColumnOffsets<kInputs> offsets_;
   Prologue prologue_;
   Pack<A, kLanes> start_;
@@ -194,6 +197,7 @@ class AnyWindow {
   using T = typename V::T;
   static constexpr int kLanes = V::kLanes;
   static constexpr int kColumns = 1;
+  static constexpr int kMinBlocks = 3;
 
   __device__ AnyWindow(const ConvParams<Accumulator<T>>& params, int64_t channel,
                        const Affine<Accumulator<T>, kLanes>& epilogue)

@@ -19,7 +19,7 @@ struct Output {
   using T = typename V::T;
   using A = Accumulator<T>;
   static constexpr int kLanes = V::kLanes;
-  T* data;  // at the thread's channel
+  unsigned int channel;
   int64_t row;
   unsigned int pixel;
   BoundedEncoder<T> encode;
@@ -28,13 +28,14 @@ struct Output {
   int columns;  // of it, of which a strip may have more
 
   __device__ Output(const ConvParams<A>& params, int64_t channel)
-      : data(static_cast<T*>(params.args.output) + channel * params.output.channel),
+      : channel(static_cast<unsigned int>(channel)),
         row(params.output.row),
         pixel(in_register(V::pixel(params.output))),
         encode(params.epilogue.low, params.epilogue.high) {}
 
   __device__ void begin(const ConvParams<A>& params, const Strip& strip) {
-    to = data + params.output.at(strip.image, strip.row, strip.column);
+    to = static_cast<T*>(params.args.output) + channel * params.output.channel +
+         params.output.at(strip.image, strip.row, strip.column);
     columns = in_register(static_cast<int>(params.args.shape.out_width - strip.column));
   }
 
@@ -58,7 +59,7 @@ struct Output {
 };
 
 template <typename Window, bool kStatistics>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, Window::kMinBlocks)
     depthwise_conv_kernel(ConvParams<Accumulator<typename Window::T>> params) {
   using T = typename Window::T;
   using A = Accumulator<T>;
