@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kThreads, 7)
   const Place place(params.partition, params.partition.channels, V::kLanes);
   Affine<A, V::kLanes> map;
   map.load(params.args.map, place.works ? place.channel : 0);
+  const BoundedEncoder<T> encode(params.activation.low, params.activation.high);
   for_each_tile<V, kPixelsOfOneTensor>(params.partition, place, [&](const auto& tile) {
     Word<Vector<V>> words[kPixelsOfOneTensor];
     load_tile<V>(tile, params.args.input, words);
@@ -59,10 +60,8 @@ __global__ void __launch_bounds__(kThreads, 7)
       if (!tile.has(i)) break;
       A y[kWide<V>];
       decode_pack(unpack<Vector<V>>(words[i]), y);
-      for (int v = 0; v < kWide<V>; ++v) {
-        y[v] = params.activation.activate(map(v % V::kLanes, y[v]));
-      }
-      store_encoded(y, static_cast<T*>(params.args.output) + tile.at(i));
+      for (int v = 0; v < kWide<V>; ++v) y[v] = map(v % V::kLanes, y[v]);
+      store(static_cast<T*>(params.args.output) + tile.at(i), encode(y));
     }
   });
 }
