@@ -8,7 +8,7 @@ namespace mobilenet_ext {
 
 enum class Activation : int32_t { kNone, kRelu, kRelu6 };
 
-// V is a floating-point scalar or a vector of them. A bound of NaN holds nothing back.
+// V is a floating-point scalar or a vector of them.
 template <typename V>
 static MOBILENET_EXT_HOST_DEVICE inline V not_below(V y, V low) {
   return y < low ? low : y;

@@ -60,14 +60,9 @@ _MAPS = tuple(
 FAULTS = {
     # One row or column of the halo, in each kernel that has one.
     "halo": Fault(
-        "in_height - top < taps ? s.in_height - top : taps)",
-        "in_height - top < taps ? s.in_height - top : taps - PLANTED)",
-        _WINDOWS,
-    ),
-    "backward_halo": Fault(
         "const int64_t begin = first < 0 ? -first : 0, end = size - first;",
         "const int64_t begin = first < 0 ? -first : 0, end = size - first - PLANTED;",
-        _BACKWARD_WINDOWS,
+        (*_WINDOWS, *_BACKWARD_WINDOWS),
     ),
     "column": Fault(
         "if (has(i)) single_[i] =",
@@ -144,8 +139,8 @@ _CONVOLUTIONS = "not float64 and not float16 and not bfloat16"
 _LONG_STRIPS_TESTS = ((FORWARD, _CONVOLUTIONS), (BACKWARD, _CONVOLUTIONS))
 # What it reads is masked afterwards, but nobody knows what lies there.
 READ_OUTSIDE = Fault(
-    "return row.inside && cursor.inside[x];",
-    "return (PLANTED || row.inside) && cursor.inside[x];",
+    "if (cursor.inside_rows >> ahead & 1) {",
+    "if (PLANTED || cursor.inside_rows >> ahead & 1) {",
     (_WINDOWS[0],),
 )
 

@@ -135,10 +135,10 @@ class AnyGradInput : public AnyGradient<V, 2> {
   __device__ void put(A (&grad)[kLanes], int64_t at, A (&sums)[kSums][kLanes]) const {
     A x[kLanes];
     this->load_input(at, x);
-    Vector<V> pack;
     for (int v = 0; v < kLanes; ++v) {
-      pack.at[v] = encode<T>(params_.prologue.gradient(grad[v], prologue_(v, x[v])));
+      grad[v] = params_.prologue.gradient(grad[v], prologue_(v, x[v]));
     }
+    const Vector<V> pack = encode_pack<T>(grad);
     store(static_cast<T*>(args_.grad_input) + at, pack);
     decode_pack(pack, grad);
     for (int v = 0; v < kLanes; ++v) {

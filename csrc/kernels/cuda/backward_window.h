@@ -65,18 +65,24 @@ class BackwardWindow {
   // `parameters`: of the channels from `channel` on, in shared memory.
   __device__ BackwardWindow(const BackwardParams<A>& params, int64_t channel,
                             const Parameters& parameters)
-      : params_(params), args_(params.args), channel_(channel), parameters_(parameters) {}
+      : params_(params),
+        args_(params.args),
+        channel_(channel),
+        parameters_(parameters),
+        grad_offsets_(V::pixel(params.grad)),
+        input_offsets_(V::pixel(params.input)) {}
 
   __device__ void run(const Strip& strip, Slots& slots) const {
     Cursor cursor(params_, strip, channel_);
     A window[kReach][kGradients][kLanes];
     A sums[kTaps][kLanes] = {};
-    Cell cell = load_cell(cursor);
+    Cell cell = {};
+    load_cell(cursor, cell);
 #pragma unroll
     for (int i = 0; i < kReach; ++i) {
       take_gradients(cell, window[i]);
       cursor.advance(params_);
-      cell = load_cell(cursor);
+      load_cell(cursor, cell);
     }
 #pragma unroll 1
     for (int rows = strip.rows; rows > 0; --rows) put_cell(cursor, cell, window, sums, slots);
@@ -110,7 +116,9 @@ class BackwardWindow {
   // image.
   struct Cursor {
     unsigned int grad_rows, input_rows, grad_columns, input_columns;
-    int64_t grad, input;  // elements to the first column
+    // At the first column; `raw` and `grad_input` may not be there.
+    const T *grad, *raw, *input;
+    T* grad_input;
 
     __device__ Cursor(const BackwardParams<A>& params, const Strip& strip, int64_t channel) {
       static_assert(kMaxRows * kStride + kReach * kStride < 32 &&
@@ -120,22 +128,21 @@ class BackwardWindow {
       const int64_t left = strip.column + first_column<V>(s);
       const int64_t grad_row = strip.row + s.pad_top / kStride - kReach;
       const int64_t grad_column = (left + s.pad_left - V::kPadLeft) / kStride + kFirst;
-      grad_rows = inside(grad_row, kReach + strip.rows, s.out_height);
-      input_rows = inside(top, strip.rows * kStride, s.in_height) << (kReach * kStride);
-      grad_columns = inside(grad_column, kGradients, s.out_width);
-      input_columns = inside(left, kColumns, s.in_width);
-      grad = params.grad.at(strip.image, grad_row, grad_column) + channel * params.grad.channel;
-      input = params.input.at(strip.image, top - kReach * kStride, left) +
-              channel * params.input.channel;
+      grad_rows = bits_inside(grad_row, kReach + strip.rows, s.out_height);
+      input_rows = bits_inside(top, strip.rows * kStride, s.in_height) << (kReach * kStride);
+      grad_columns = bits_inside(grad_column, kGradients, s.out_width);
+      input_columns = bits_inside(left, kColumns, s.in_width);
+      const DepthwiseConvBackwardArgs& args = params.args;
+      const int64_t of_grad =
+          params.grad.at(strip.image, grad_row, grad_column) + channel * params.grad.channel;
+      const int64_t of_input = params.input.at(strip.image, top - kReach * kStride, left) +
+                               channel * params.input.channel;
+      grad = static_cast<const T*>(args.grad_output) + of_grad;
+      raw = static_cast<const T*>(args.output) + of_grad;
+      input = static_cast<const T*>(args.input) + of_input;
+      grad_input = static_cast<T*>(args.grad_input) + of_input;
     }
 
-    // A bit for each of `count` places from `first` on that is in [0, size).
-    static __device__ unsigned int inside(int64_t first, int count, int64_t size) {
-      const int64_t begin = first < 0 ? -first : 0, end = size - first;
-      if (begin >= count || end <= begin) return 0;
-      const unsigned int below_end = (1u << (end < count ? end : count)) - 1;
-      return below_end & ~((1u << begin) - 1);
-    }
     __device__ unsigned int inside() const {
       unsigned int bits = grad_rows & 1 ? grad_columns : 0;
       for (int row = 0; row < kStride; ++row) {
@@ -147,24 +154,22 @@ class BackwardWindow {
       grad_rows >>= 1;
       input_rows >>= kStride;
       grad += params.grad.row;
+      raw += params.grad.row;
       input += kStride * params.input.row;
+      grad_input += kStride * params.input.row;
     }
   };
 
-  __device__ Cell load_cell(const Cursor& at) const {
-    [[maybe_unused]] const T* output = static_cast<const T*>(args_.output);
-    const T* grad = static_cast<const T*>(args_.grad_output);
-    const T* input = static_cast<const T*>(args_.input);
-    Cell to;
+  // What is outside the image stays as it is.
+  __device__ void load_cell(const Cursor& at, Cell& to) const {
     to.inside = at.inside();
     const auto has_grad = [&](int g) { return to.has_grad(g); };
-    to.grad.load(grad + at.grad, V::pixel(params_.grad), has_grad);
-    if constexpr (kHasRaw) to.raw.load(output + at.grad, V::pixel(params_.grad), has_grad);
+    to.grad.load(at.grad, grad_offsets_, has_grad);
+    if constexpr (kHasRaw) to.raw.load(at.raw, grad_offsets_, has_grad);
     for (int row = 0; row < kStride; ++row) {
-      to.input[row].load(input + at.input + row * params_.input.row, V::pixel(params_.input),
+      to.input[row].load(at.input + row * params_.input.row, input_offsets_,
                          [&](int x) { return to.has_input(row, x); });
     }
-    return to;
   }
 
   // A row of dy, 0 outside the image.
@@ -177,9 +182,9 @@ class BackwardWindow {
       if constexpr (kHasRaw) {
         A raw[kLanes];
         cell.raw.decode(g, raw);
-        const bool has_terms = cell.has_grad(g) && args_.gradient_map.raw_scale;
-        gradient(dy[g], raw, params_.epilogue, has_terms);
+        gradient(dy[g], raw, params_.epilogue, args_.gradient_map.raw_scale != nullptr);
       }
+      for (A& of_lane : dy[g]) of_lane = cell.has_grad(g) ? of_lane : A{0};
     }
   }
 
@@ -197,9 +202,9 @@ class BackwardWindow {
     Inputs inputs = take_inputs(cell, 0);
     add_taps<kReach>(window[0], 0, inputs, sums);
     const Cell done = cell;
-    const int64_t to = cursor.input;
+    T* to = cursor.grad_input;
     cursor.advance(params_);
-    cell = load_cell(cursor);
+    load_cell(cursor, cell);
     if constexpr (kReach > 1) add_taps<1>(window[1], 0, inputs, sums);
 #pragma unroll
     for (int row = 0; row < kStride; ++row) {
@@ -253,30 +258,26 @@ class BackwardWindow {
 
   // Stores the gradients of a row of inputs behind the prologue's activation, and adds up the
   // stored ones: in the slots, as registers are short.
-  __device__ void put_row(const Cell& cell, int row, int64_t to, Inputs& inputs,
-                          Slots& slots) const {
+  __device__ void put_row(const Cell& cell, int row, T* to, Inputs& inputs, Slots& slots) const {
     A sum[kLanes] = {}, dot[kLanes] = {};
     const Pack<A, kLanes> mean = load_shared(parameters_.mean);
 #pragma unroll
     for (int x = 0; x < kColumns; x += V::kPack) {
       if (!cell.has_input(row, x)) continue;
-      Vector<V> pack;
+      A grad[kWide<V>];
       for (int i = 0; i < kWide<V>; ++i) {
         const int column = x + i / kLanes, v = i % kLanes;
-        pack.at[i] =
-            encode<T>(params_.prologue.gradient(inputs.grad[column][v], inputs.z[column][v]));
+        grad[i] = params_.prologue.gradient(inputs.grad[column][v], inputs.z[column][v]);
       }
-      if (args_.grad_input) {
-        const int64_t at = to + x * V::pixel(params_.input);
-        store(static_cast<T*>(args_.grad_input) + at, pack);
-      }
+      const Vector<V> pack = encode_pack<T>(grad);
+      decode_pack(pack, grad);
+      if (args_.grad_input) store(to + input_offsets_.at[x], pack);
       for (int i = 0; i < kWide<V>; ++i) {
         const int v = i % kLanes;
         A input[kLanes];
         cell.input[row].decode(x + i / kLanes, input);
-        const A grad = decode(pack.at[i]);
-        sum[v] += grad;
-        dot[v] += grad * (input[v] - mean.at[v]);
+        sum[v] += grad[i];
+        dot[v] += grad[i] * (input[v] - mean.at[v]);
       }
     }
     if (!args_.input_mean) return;
@@ -288,6 +289,8 @@ class BackwardWindow {
   const DepthwiseConvBackwardArgs& args_;
   int64_t channel_;
   const Parameters& parameters_;
+  ColumnOffsets<kGradients> grad_offsets_;
+  ColumnOffsets<kColumns> input_offsets_;
 };
 
 }  // namespace mobilenet_ext::cuda

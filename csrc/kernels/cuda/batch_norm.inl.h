@@ -28,13 +28,14 @@ __global__ void __launch_bounds__(kThreads, 5)
   const Place place(p, p.channels, V::kLanes);
   ShiftedSums<A, V::kLanes> sums;
   for_each_tile<V, kPixelsOfOneTensor>(p, place, [&](const auto& tile) {
-    Vector<V> packs[kPixelsOfOneTensor];
-    load_tile<V>(tile, params.args.input, packs);
+    Word<Vector<V>> words[kPixelsOfOneTensor];
+    load_tile<V>(tile, params.args.input, words);
 #pragma unroll
     for (int i = 0; i < kPixelsOfOneTensor; ++i) {
       if (!tile.has(i)) break;
       A x[kWide<V>];
-      decode_pack(packs[i], x);
+      decode_pack(unpack<Vector<V>>(words[i]), x);
+      if (i == 0) sums.shift_by_first(x);
       sums.add(x);
     }
   });
@@ -50,18 +51,17 @@ __global__ void __launch_bounds__(kThreads, 7)
   const Place place(params.partition, params.partition.channels, V::kLanes);
   Affine<A, V::kLanes> map;
   map.load(params.args.map, place.works ? place.channel : 0);
+  const BoundedEncoder<T> encode(params.activation.low, params.activation.high);
   for_each_tile<V, kPixelsOfOneTensor>(params.partition, place, [&](const auto& tile) {
-    Vector<V> packs[kPixelsOfOneTensor];
-    load_tile<V>(tile, params.args.input, packs);
+    Word<Vector<V>> words[kPixelsOfOneTensor];
+    load_tile<V>(tile, params.args.input, words);
 #pragma unroll
     for (int i = 0; i < kPixelsOfOneTensor; ++i) {
       if (!tile.has(i)) break;
       A y[kWide<V>];
-      decode_pack(packs[i], y);
-      for (int v = 0; v < kWide<V>; ++v) {
-        y[v] = params.activation.activate(map(v % V::kLanes, y[v]));
-      }
-      store_encoded(y, static_cast<T*>(params.args.output) + tile.at(i));
+      decode_pack(unpack<Vector<V>>(words[i]), y);
+      for (int v = 0; v < kWide<V>; ++v) y[v] = map(v % V::kLanes, y[v]);
+      store(static_cast<T*>(params.args.output) + tile.at(i), encode(y));
     }
   });
 }
@@ -71,15 +71,15 @@ template <typename V, typename Params, typename F>
 inline __device__ void for_each_gradient(const Params& params, const Place& place, F f) {
   using A = Accumulator<typename V::T>;
   for_each_tile<V, kPixelsOfTwoTensors>(params.partition, place, [&](const auto& tile) {
-    Vector<V> grad_packs[kPixelsOfTwoTensors], packs[kPixelsOfTwoTensors];
-    load_tile<V>(tile, params.args.grad_output, grad_packs);
-    load_tile<V>(tile, params.args.input, packs);
+    Word<Vector<V>> grad_words[kPixelsOfTwoTensors], words[kPixelsOfTwoTensors];
+    load_tile<V>(tile, params.args.grad_output, grad_words);
+    load_tile<V>(tile, params.args.input, words);
 #pragma unroll
     for (int i = 0; i < kPixelsOfTwoTensors; ++i) {
       if (!tile.has(i)) break;
       A grad[kWide<V>], x[kWide<V>];
-      decode_pack(grad_packs[i], grad);
-      decode_pack(packs[i], x);
+      decode_pack(unpack<Vector<V>>(grad_words[i]), grad);
+      decode_pack(unpack<Vector<V>>(words[i]), x);
       f(tile.at(i), grad, x);
     }
   });

@@ -15,13 +15,14 @@ template <typename A>
 struct ConvParams {
   DepthwiseConvArgs args;
   ConvPartition partition;
-  ActivationBounds<A> prologue;
+  ActivationBounds<A> prologue, epilogue;
   MapStrides input, output;
 
   ConvParams(const DepthwiseConvArgs& args, const ConvPartition& partition)
       : args(args),
         partition(partition),
         prologue(args.prologue),
+        epilogue(args.epilogue),
         input(input_strides(args.layout, args.shape)),
         output(output_strides(args.layout, args.shape)) {}
 };
@@ -32,138 +33,160 @@ class SlidingWindow {
  public:
   using Values = V;
   using T = typename V::T;
+  using A = Accumulator<T>;
   static constexpr int kLanes = V::kLanes;
   // Two columns share what they load, 4 inputs instead of 6; at stride 2 it would be 5, which does
   // not pay for the registers.
   static constexpr int kColumns = V::kPack > 1 ? V::kPack : kStride == 1 ? 2 : 1;
+  // On a multiprocessor: what the registers are enough for.
+  static constexpr int kMinBlocks = kStride == 2 && sizeof(T) * kLanes <= 8 ? 4 : 3;
 
-  __device__ SlidingWindow(const ConvParams<Accumulator<T>>& params, int64_t channel)
+  // The epilogue is linear: its scale goes into the weights, and sums begin at its shift.
+  __device__ SlidingWindow(const ConvParams<A>& params, int64_t channel,
+                           const Affine<A, kLanes>& epilogue)
       : params_(params),
-        shape_(params.args.shape),
-        input_(static_cast<const T*>(params.args.input) + channel * params.input.channel),
-        prologue_(params.args.prologue, params.prologue, channel) {
+        channel_(static_cast<unsigned int>(channel)),
+        offsets_(V::pixel(params.input)),
+        prologue_(params.args.prologue, params.prologue, channel),
+        start_(epilogue.shift) {
 #pragma unroll
-    for (int t = 0; t < kTaps; ++t) load_weight<T>(params.args, channel, t, weight_[t]);
+    for (int t = 0; t < kTaps; ++t) {
+      load_weight<T>(params.args, channel, t, weight_[t]);
+      for (int v = 0; v < kLanes; ++v) weight_[t][v] *= epilogue.scale.at[v];
+    }
   }
 
-  // Calls output.put(sums, offset, columns) for every row of the strip.
+  // Calls output.put(sums) for every row of the strip.
   template <typename Output>
   __device__ void run(const Strip& strip, Output& output) const {
-    int64_t to = params_.output.at(strip.image, strip.row, strip.column);
-    const int64_t columns = shape_.out_width - strip.column;
-    Cursor cursor(params_, strip);
-    A sums[kLive][kColumns][kLanes] = {};
-    InputRow next[kAhead];
+    output.begin(params_, strip);
+    Cursor cursor(params_, strip, channel_);
+    Row rows[kAhead] = {};
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) next[i] = load_row(cursor);
-#pragma unroll kLive
-    for (int i = 1 - kLive; i < strip.rows; ++i) {
+    for (int i = 0; i < kAhead; ++i) load_row(cursor, i, rows[i]);
+    Sums sums[kLive];
 #pragma unroll
-      for (int phase = 0; phase < kStride; ++phase) {
-        const InputRow row = next[0];
+    for (int tap = 0; tap < kFill; ++tap) take_row(cursor, rows, tap, sums);
+#pragma unroll 1
+    for (int left = strip.rows; left > 0; left -= kLive) {
 #pragma unroll
-        for (int ahead = 1; ahead < kAhead; ++ahead) next[ahead - 1] = next[ahead];
-        next[kAhead - 1] = load_row(cursor);
-        accumulate(row, cursor, phase, sums);
+      for (int i = 0; i < kLive; ++i) {
+        if (i > 0 && i >= left) return;
+#pragma unroll
+        for (int phase = 0; phase < kStride; ++phase) take_row(cursor, rows, kFill + phase, sums);
+        output.put(sums[0].at);
+#pragma unroll
+        for (int live = 1; live < kLive; ++live) sums[live - 1] = sums[live];
       }
-      if (i >= 0) {
-        output.put(sums[0], to, columns);
-        to += params_.output.row;
-      }
-      rotate(sums);
     }
   }
 
  private:
-  using A = Accumulator<T>;
   static constexpr int kKernel = 3, kTaps = kKernel * kKernel;
   static constexpr int kLive = (kKernel - 1) / kStride + 1;  // output rows that share an input row
+  static constexpr int kFill = kKernel - kStride;            // input rows before they are that many
   static constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
+  // Rows that are loaded ahead of their use: as many as a trip of the unrolled loop takes, so that
+  // each has its registers and none is moved.
+  static constexpr int kAhead = kLive * kStride;
 
-  // Rows to load ahead. On each multiprocessor, 3 TB/s want 8 KB of loads under way at stride 1,
-  // where the other half of the traffic is stores, and 13 KB at stride 2. These make 12 and 18 KB
-  // for three thread blocks, neighbours' columns not counted. Of single values it would take more
-  // rows than there are registers for.
-  static constexpr int kAheadBytes = 16 * (1 + kStride);
-  static constexpr int kRowBytes = (V::kPack > 1 ? kStride : 2) * sizeof(Vector<V>);
-  static constexpr int kRowsAhead = (kAheadBytes + kRowBytes - 1) / kRowBytes;
-  static constexpr int kAhead = kRowsAhead < 3 ? kRowsAhead : 3;
+  // Input columns of a row; those outside the image are 0 from the start.
+  using Row = Columns<V, -V::kPadLeft, kInputs>;
 
-  struct InputRow {
-    Columns<V, -V::kPadLeft, kInputs> columns;
-    bool inside;  // the image, as far as rows go
+  // A row of outputs that is not complete.
+  struct Sums {
+    A at[kColumns][kLanes];
   };
 
-  // The next input row to load. Rows count from the first tap of the strip's first output; the
-  // window starts with the rows that fill its sums, of which the strip may not need the first.
+  // Input rows count from the first tap of the strip's first output.
   struct Cursor {
-    int row, first, end;  // rows [first, end) are inside the image
-    int64_t offset;       // elements from the input to the row's first column
-    bool inside[kInputs];
+    const T* next;             // the first column of the next row to load
+    unsigned int inside_rows;  // the image: a bit for each row, from the next to use on
+    bool inside[kInputs];      // columns
+    typename Prologue::Mask mask[kInputs];
 
-    __device__ Cursor(const ConvParams<A>& params, const Strip& strip) {
+    __device__ Cursor(const ConvParams<A>& params, const Strip& strip, int64_t channel) {
+      static_assert((kMaxRows - 1) * kStride + kKernel < 32);
       const ConvShape& s = params.args.shape;
       const int64_t top = strip.row * kStride - s.pad_top;
       const int64_t left = strip.column * kStride - s.pad_left;
-      const int taps = (strip.rows - 1) * kStride + kKernel;
-      row = kKernel - kStride * kLive;
-      first = static_cast<int>(top < 0 ? (top < -taps ? taps : -top) : 0);
-      end = static_cast<int>(s.in_height - top < taps ? s.in_height - top : taps);
-      offset = params.input.at(strip.image, top + row, left);
-      for (int x = 0; x < kInputs; ++x) inside[x] = left + x >= 0 && left + x < s.in_width;
+      inside_rows = bits_inside(top, (strip.rows - 1) * kStride + kKernel, s.in_height);
+      const unsigned int columns = bits_inside(left, kInputs, s.in_width);
+      for (int x = 0; x < kInputs; ++x) {
+        inside[x] = columns >> x & 1;
+        mask[x] = Prologue::mask(inside[x]);
+      }
+      next = static_cast<const T*>(params.args.input) + channel * params.input.channel +
+             params.input.at(strip.image, top, left);
     }
   };
 
-  __device__ InputRow load_row(Cursor& cursor) const {
-    InputRow row;
-    row.inside = cursor.row >= cursor.first && cursor.row < cursor.end;
-    row.columns.load(input_ + cursor.offset, V::pixel(params_.input),
-                     [&](int x) { return row.inside && cursor.inside[x]; });
-    ++cursor.row;
-    cursor.offset += params_.input.row;
-    return row;
+  // `ahead`: of the next row to use.
+  __device__ void load_row(Cursor& cursor, int ahead, Row& row) const {
+    if (cursor.inside_rows >> ahead & 1) {
+      row.load(cursor.next, offsets_, [&](int x) { return cursor.inside[x]; });
+    }
+    cursor.next += params_.input.row;
   }
 
-  // Adds an input row to the output rows it is part of: its tap row counts down from row to row.
-  __device__ void accumulate(const InputRow& row, const Cursor& cursor, int phase,
-                             A (&sums)[kLive][kColumns][kLanes]) const {
+  // Uses rows[0], and loads the one that comes after the others in its place.
+  __device__ void take_row(Cursor& cursor, Row (&rows)[kAhead], int tap,
+                           Sums (&sums)[kLive]) const {
+    Row row = rows[0];
+    if (cursor.inside_rows & 1) {
+      if (tap % kStride == 0) sums[tap / kStride] = first_sums();
+      accumulate(row, cursor, tap, sums);
+    } else if (tap % kStride == 0) {
+      // In registers of its own, lest that be done before the branch: for nothing in the other,
+      // where the first products are added to it.
+      sums[tap / kStride] = first_sums();
+      for (auto& column : sums[tap / kStride].at) {
+        for (A& sum : column) sum = in_register(sum);
+      }
+    }
+    load_row(cursor, kAhead, row);
+    cursor.inside_rows >>= 1;
+#pragma unroll
+    for (int i = 1; i < kAhead; ++i) rows[i - 1] = rows[i];
+    rows[kAhead - 1] = row;
+  }
+
+  // Adds an input row to the output rows it is part of: row `tap` of the first one's, and so on.
+  __device__ void accumulate(const Row& row, const Cursor& cursor, int tap,
+                             Sums (&sums)[kLive]) const {
 #pragma unroll
     for (int x = 0; x < kInputs; ++x) {
       A z[kLanes];
-      row.columns.decode(x, z);
-      if constexpr (!Prologue::kKeepsZero) {
-        prologue_(z);
-        const bool inside = row.inside && cursor.inside[x];
-        for (int v = 0; v < kLanes; ++v) z[v] = inside ? z[v] : A{0};
-      }
+      row.decode(x, z);
+      prologue_(z, cursor.mask[x]);
 #pragma unroll
       for (int column = 0; column < kColumns; ++column) {
         const int tap_x = x - column * kStride;
         if (tap_x < 0 || tap_x >= kKernel) continue;
 #pragma unroll
         for (int i = 0; i < kLive; ++i) {
-          const int tap_y = kKernel - kStride + phase - i * kStride;
+          const int tap_y = tap - i * kStride;
           if (tap_y < 0) continue;
           const A(&weight)[kLanes] = weight_[tap_y * kKernel + tap_x];
-          for (int v = 0; v < kLanes; ++v) sums[i][column][v] += weight[v] * z[v];
+          for (int v = 0; v < kLanes; ++v) sums[i].at[column][v] += weight[v] * z[v];
         }
       }
     }
   }
 
-  static __device__ void rotate(A (&sums)[kLive][kColumns][kLanes]) {
-#pragma unroll
-    for (int i = 0; i < kLive; ++i) {
-      for (int x = 0; x < kColumns; ++x) {
-        for (int v = 0; v < kLanes; ++v) sums[i][x][v] = i + 1 < kLive ? sums[i + 1][x][v] : A{0};
-      }
+  __device__ Sums first_sums() const {
+    Sums sums;
+    for (int x = 0; x < kColumns; ++x) {
+      for (int v = 0; v < kLanes; ++v) sums.at[x][v] = start_.at[v];
     }
+    return sums;
   }
 
   const ConvParams<A>& params_;
-  const ConvShape& shape_;
-  const T* input_;
+  unsigned int channel_;
+  ColumnOffsets<kInputs> offsets_;
   Prologue prologue_;
+  Pack<A, kLanes> start_;
   A weight_[kTaps][kLanes];
 };
 
@@ -174,17 +197,21 @@ class AnyWindow {
   using T = typename V::T;
   static constexpr int kLanes = V::kLanes;
   static constexpr int kColumns = 1;
+  static constexpr int kMinBlocks = 3;
 
-  __device__ AnyWindow(const ConvParams<Accumulator<T>>& params, int64_t channel)
+  __device__ AnyWindow(const ConvParams<Accumulator<T>>& params, int64_t channel,
+                       const Affine<Accumulator<T>, kLanes>& epilogue)
       : params_(params),
         args_(params.args),
         input_(static_cast<const T*>(args_.input) + channel * params.input.channel),
         channel_(channel),
-        prologue_(args_.prologue, channel) {}
+        prologue_(args_.prologue, params.prologue, channel),
+        epilogue_(epilogue) {}
 
   template <typename Output>
   __device__ void run(const Strip& strip, Output& output) const {
     const ConvShape& s = args_.shape;
+    output.begin(params_, strip);
     for (int i = 0; i < strip.rows; ++i) {
       const int64_t row = strip.row + i;
       A sums[kColumns][kLanes] = {};
@@ -194,7 +221,8 @@ class AnyWindow {
         const int64_t left = strip.column * s.stride - s.pad_left;
         add_tap_row(params_.input.at(strip.image, y, 0), left, tap_y, sums[0]);
       }
-      output.put(sums, params_.output.at(strip.image, row, strip.column), kColumns);
+      for (int v = 0; v < kLanes; ++v) sums[0][v] = epilogue_(v, sums[0][v]);
+      output.put(sums);
     }
   }
 
@@ -209,7 +237,7 @@ class AnyWindow {
       if (x < 0 || x >= s.in_width) continue;
       A z[kLanes], weight[kLanes];
       decode_pack(load<Vector<V>>(input_ + row + x * params_.input.pixel), z);
-      prologue_(z);
+      prologue_(z, true);
       load_weight<T>(args_, channel_, tap_y * s.kernel + tap_x, weight);
       for (int v = 0; v < kLanes; ++v) sums[v] += weight[v] * z[v];
     }
@@ -219,7 +247,8 @@ class AnyWindow {
   const DepthwiseConvArgs& args_;
   const T* input_;
   int64_t channel_;
-  AnyMap<A, kLanes> prologue_;
+  Bounded<A, kLanes> prologue_;
+  Affine<A, kLanes> epilogue_;
 };
 
 }  // namespace mobilenet_ext::cuda

@@ -13,46 +13,53 @@
 
 namespace mobilenet_ext::cuda {
 
-// Where raw outputs go: mapped, or counted as stored.
+// Where the rows of a strip go: bounded by the activation, or counted as stored.
 template <typename V, bool kStatistics>
 struct Output {
   using T = typename V::T;
   using A = Accumulator<T>;
   static constexpr int kLanes = V::kLanes;
-  T* data;  // at the thread's channel
-  int64_t pixel;
-  AnyMap<A, kLanes> map;
+  unsigned int channel;
+  int64_t row;
+  unsigned int pixel;
+  BoundedEncoder<T> encode;
   ShiftedSums<A, kLanes> sums;
+  T* to;        // the next row
+  int columns;  // of it, of which a strip may have more
 
   __device__ Output(const ConvParams<A>& params, int64_t channel)
-      : data(static_cast<T*>(params.args.output) + channel * params.output.channel),
-        pixel(V::pixel(params.output)),
-        map(params.args.epilogue, channel) {}
+      : channel(static_cast<unsigned int>(channel)),
+        row(params.output.row),
+        pixel(in_register(V::pixel(params.output))),
+        encode(params.epilogue.low, params.epilogue.high) {}
 
-  // Neighbouring columns of a row, of which the first `columns` are in the image.
+  __device__ void begin(const ConvParams<A>& params, const Strip& strip) {
+    to = static_cast<T*>(params.args.output) + channel * params.output.channel +
+         params.output.at(strip.image, strip.row, strip.column);
+    columns = in_register(static_cast<int>(params.args.shape.out_width - strip.column));
+  }
+
   template <int kColumns>
-  __device__ void put(A (&y)[kColumns][kLanes], int64_t offset, int64_t columns) {
+  __device__ void put(const A (&y)[kColumns][kLanes]) {
 #pragma unroll
     for (int x = 0; x < kColumns; x += V::kPack) {
-      if (x >= columns) return;
-      Vector<V> pack;
-      for (int i = 0; i < kWide<V>; ++i) {
-        A(&of_pixel)[kLanes] = y[x + i / kLanes];
-        if (!kStatistics && i % kLanes == 0) map(of_pixel);
-        pack.at[i] = encode<T>(of_pixel[i % kLanes]);
-      }
-      store(data + offset + x * pixel, pack);
+      if (x > 0 && x >= columns) break;
+      A values[kWide<V>];
+      for (int i = 0; i < kWide<V>; ++i) values[i] = y[x + i / kLanes][i % kLanes];
+      const Vector<V> pack = kStatistics ? encode_pack<T>(values) : encode(values);
+      store(to + x * pixel, pack);
       if constexpr (kStatistics) {
-        A stored[kWide<V>];
-        decode_pack(pack, stored);
-        sums.add(stored);
+        decode_pack(pack, values);
+        if (x == 0) sums.shift_by_first(values);
+        sums.add(values);
       }
     }
+    to += row;
   }
 };
 
 template <typename Window, bool kStatistics>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, Window::kMinBlocks)
     depthwise_conv_kernel(ConvParams<Accumulator<typename Window::T>> params) {
   using T = typename Window::T;
   using A = Accumulator<T>;
@@ -62,7 +69,9 @@ __global__ void __launch_bounds__(kThreads, 3)
   const int64_t channel = place.works ? place.channel : 0;
   Output<typename Window::Values, kStatistics> output(params, channel);
   if (place.works) {
-    const Window window(params, channel);
+    Affine<A, Window::kLanes> epilogue;
+    epilogue.load(kStatistics ? ScaleShiftAct{} : args.epilogue, channel);
+    const Window window(params, channel, epilogue);
     for_each_strip(p, place, Window::kColumns,
                    [&](const Strip& strip) { window.run(strip, output); });
   }
@@ -98,7 +107,7 @@ void dispatch_prologue(const ScaleShiftAct& prologue, F f) {
   using A = Accumulator<typename V::T>;
   constexpr int kLanes = V::kLanes;
   if constexpr (kLanes == 1) {
-    f(TypeTag<SlidingWindow<V, kStride, Bounded<A>>>{});
+    f(TypeTag<SlidingWindow<V, kStride, Bounded<A, 1>>>{});
   } else if (!prologue.scale) {
     f(TypeTag<SlidingWindow<V, kStride, Identity<A, kLanes>>>{});
   } else {

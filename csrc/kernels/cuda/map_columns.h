@@ -2,7 +2,7 @@
 // of channels of one pixel, or of pixels of one channel. A single value is both.
 #pragma once
 
-#include "kernels/cuda/storage.h"
+#include "kernels/cuda/packs.h"
 
 namespace mobilenet_ext::cuda {
 
@@ -26,7 +26,9 @@ template <typename StorageT, int kLanesT>
 struct Channels {
   using T = StorageT;
   static constexpr int kLanes = kLanesT, kPack = 1, kPadLeft = 0;
-  static __device__ int64_t pixel(const MapStrides& strides) { return strides.pixel; }
+  static __device__ unsigned int pixel(const MapStrides& strides) {
+    return static_cast<unsigned int>(strides.pixel);
+  }
 };
 
 // kPack neighbouring pixels of a channel: NCHW, where rows are whole numbers of them. A convolution
@@ -36,7 +38,7 @@ template <typename StorageT, int kPackT, int kPadLeftT = 0>
 struct Pixels {
   using T = StorageT;
   static constexpr int kLanes = 1, kPack = kPackT, kPadLeft = kPadLeftT;
-  static __device__ int64_t pixel(const MapStrides&) { return 1; }
+  static __device__ unsigned int pixel(const MapStrides&) { return 1; }
 };
 
 // All that one access moves.
@@ -44,6 +46,16 @@ template <typename V>
 constexpr int kWide = V::kLanes * V::kPack;
 template <typename V>
 using Vector = Pack<typename V::T, kWide<V>>;
+
+// Elements from a row's first column to the others, in registers.
+template <int kCount>
+struct ColumnOffsets {
+  unsigned int at[kCount];
+
+  explicit __device__ ColumnOffsets(unsigned int pixel) {
+    for (int i = 0; i < kCount; ++i) at[i] = in_register(i * pixel);
+  }
+};
 
 // kCount neighbouring columns of a row as they were loaded, in as few registers as they can be.
 // They begin kFirst columns after one where a vector of pixels would begin.
@@ -54,16 +66,14 @@ class Columns {
   using A = Accumulator<T>;
 
   // `from`: the first column; has(i): whether column i, and with it its vector, is in the image.
-  // Those that are not are 0.
+  // Those that are not stay as they are.
   template <typename Has>
-  __device__ void load(const T* from, int64_t pixel, Has has) {
+  __device__ void load(const T* from, const ColumnOffsets<kCount>& offsets, Has has) {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
       if (!is_in_vector(i)) {
-        single_[i] = {};
-        if (has(i)) single_[i] = load_word<Single>(from + i * pixel);
+        if (has(i)) single_[i] = load_word<Single>(from + offsets.at[i]);
       } else if ((kFirst + i) % V::kPack == 0) {
-        vector_[i / V::kPack] = {};
         if (has(i)) vector_[i / V::kPack] = load_word<Vector<V>>(from + i);
       }
     }
@@ -72,7 +82,9 @@ class Columns {
   __device__ void decode(int i, A (&to)[V::kLanes]) const {
     if (!is_in_vector(i)) return decode_pack(unpack<Single>(single_[i]), to);
     const int at = (kFirst + i) % V::kPack;
-    to[0] = cuda::decode(unpack<Vector<V>>(vector_[(i - at) / V::kPack]).at[at]);
+    A all[kWide<V>];
+    decode_pack(unpack<Vector<V>>(vector_[(i - at) / V::kPack]), all);
+    to[0] = all[at];
   }
 
  private:

@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "kernels/cuda/storage.h"
+#include "kernels/cuda/packs.h"
 #include "kernels/depthwise_conv.h"
 
 namespace mobilenet_ext::cuda {
@@ -14,19 +14,25 @@ namespace mobilenet_ext::cuda {
 template <typename A>
 struct ActivationBounds {
   A low, high;
+  A flat_below, flat_above;  // NaN: nowhere
 
   explicit ActivationBounds(Activation activation) {
-    const A none = std::numeric_limits<A>::quiet_NaN();
-    low = activation == Activation::kNone ? none : A{0};
-    high = activation == Activation::kRelu6 ? A{6} : none;
+    const A infinity = std::numeric_limits<A>::infinity();
+    const A nowhere = std::numeric_limits<A>::quiet_NaN();
+    const bool has_low = activation != Activation::kNone;
+    const bool has_high = activation == Activation::kRelu6;
+    low = has_low ? A{0} : -infinity;
+    high = has_high ? A{6} : infinity;
+    flat_below = has_low ? low : nowhere;
+    flat_above = has_high ? high : nowhere;
   }
   // Those of a map that may not be there.
   explicit ActivationBounds(const ScaleShiftAct& map)
       : ActivationBounds(map.scale ? map.activation : Activation::kNone) {}
 
-  MOBILENET_EXT_HOST_DEVICE A activate(A y) const { return not_above(not_below(y, low), high); }
-  MOBILENET_EXT_HOST_DEVICE A gradient(A grad, A y) const {
-    return y <= low || y >= high ? A{0} : grad;
+  __device__ A activate(A y) const { return not_above(not_below(y, low), high); }
+  __device__ A gradient(A grad, A y) const {
+    return y <= flat_below || y >= flat_above ? A{0} : grad;
   }
 };
 
@@ -54,60 +60,6 @@ inline __device__ void load_weight(const Args& args, int64_t channel, int64_t ta
     to[v] = decode(weight[(channel + v) * args.weight_channel_stride]);
 }
 
-template <Activation kActivation, typename A, int kLanes>
-inline __device__ void activate_all(A (&y)[kLanes]) {
-  for (int v = 0; v < kLanes; ++v) y[v] = activate<kActivation>(y[v]);
-}
-
-template <typename A, int kLanes>
-struct Identity {
-  static constexpr bool kKeepsZero = true;
-  __device__ Identity(const ScaleShiftAct&, const ActivationBounds<A>&, int64_t) {}
-  __device__ void operator()(A (&)[kLanes]) const {}
-};
-
-template <typename A, int kLanes, Activation kActivation>
-struct Normalize {
-  static constexpr bool kKeepsZero = false;
-  A scale[kLanes], shift[kLanes];
-
-  __device__ Normalize(const ScaleShiftAct& map, const ActivationBounds<A>&, int64_t channel) {
-    load_vector(map.scale, channel, scale);
-    load_vector(map.shift, channel, shift);
-  }
-
-  __device__ void operator()(A (&y)[kLanes]) const {
-    for (int v = 0; v < kLanes; ++v) y[v] = y[v] * scale[v] + shift[v];
-    activate_all<kActivation>(y);
-  }
-};
-
-// Any of the above, by branches that all threads of a launch take.
-template <typename A, int kLanes>
-struct AnyMap {
-  static constexpr bool kKeepsZero = false;
-  A scale[kLanes] = {}, shift[kLanes] = {};
-  Activation activation;
-  bool is_identity;
-
-  __device__ AnyMap(const ScaleShiftAct& map, int64_t channel)
-      : activation(map.activation), is_identity(!map.scale) {
-    if (is_identity) return;
-    load_vector(map.scale, channel, scale);
-    load_vector(map.shift, channel, shift);
-  }
-
-  __device__ void operator()(A (&y)[kLanes]) const {
-    if (is_identity) return;
-    for (int v = 0; v < kLanes; ++v) y[v] = y[v] * scale[v] + shift[v];
-    switch (activation) {
-      case Activation::kNone: return;
-      case Activation::kRelu: return activate_all<Activation::kRelu>(y);
-      case Activation::kRelu6: return activate_all<Activation::kRelu6>(y);
-    }
-  }
-};
-
 // y * scale + shift, before an activation chosen at run time.
 template <typename A, int kLanes>
 struct Affine {
@@ -120,20 +72,65 @@ struct Affine {
   __device__ A operator()(int v, A y) const { return y * scale.at[v] + shift.at[v]; }
 };
 
-// Any of the above without a branch, which is not to be had for many channels: for the bounds of
-// the activation and the maps of a single one there are registers.
-template <typename A>
+// The prologues of a convolution. Padding, of which they are given zeros, is 0 behind them: by a
+// mask, which is made once for many values.
+template <typename A, int kLanes>
+struct Identity {
+  using Mask = bool;
+  static __device__ Mask mask(bool inside) { return inside; }
+
+  __device__ Identity(const ScaleShiftAct&, const ActivationBounds<A>&, int64_t) {}
+  __device__ void operator()(A (&)[kLanes], Mask) const {}
+};
+
+// Its mask is the activation's upper bound, or 0, or else a factor: it costs no more than they do.
+// NaN gets past it, but the map of a 0 is NaN in no channel where other values are not.
+template <typename A, int kLanes, Activation kActivation>
+struct Normalize {
+  static constexpr bool kIsBounded = kActivation != Activation::kNone;
+  static constexpr A kInside = kActivation == Activation::kRelu6 ? A{6}
+                               : kActivation == Activation::kRelu
+                                   ? std::numeric_limits<A>::infinity()
+                                   : A{1};
+  using Mask = A;
+  A scale[kLanes], shift[kLanes];
+
+  static __device__ Mask mask(bool inside) { return in_register(inside ? kInside : A{0}); }
+
+  __device__ Normalize(const ScaleShiftAct& map, const ActivationBounds<A>&, int64_t channel) {
+    load_vector(map.scale, channel, scale);
+    load_vector(map.shift, channel, shift);
+  }
+
+  __device__ void operator()(A (&y)[kLanes], Mask mask) const {
+    for (int v = 0; v < kLanes; ++v) {
+      y[v] = y[v] * scale[v] + shift[v];
+      if constexpr (kIsBounded) {
+        y[v] = not_above(not_below(y[v], A{0}), mask);
+      } else {
+        y[v] *= mask;
+      }
+    }
+  }
+};
+
+// Any of the above, chosen at run time.
+template <typename A, int kLanes>
 struct Bounded {
-  static constexpr bool kKeepsZero = false;
-  Affine<A, 1> map;
+  using Mask = bool;
+  Affine<A, kLanes> map;
   ActivationBounds<A> activation;
+
+  static __device__ Mask mask(bool inside) { return inside; }
 
   __device__ Bounded(const ScaleShiftAct& of, const ActivationBounds<A>& bounds, int64_t channel)
       : activation(bounds) {
     map.load(of, channel);
   }
 
-  __device__ void operator()(A (&y)[1]) const { y[0] = activation.activate(map(0, y[0])); }
+  __device__ void operator()(A (&y)[kLanes], Mask mask) const {
+    for (int v = 0; v < kLanes; ++v) y[v] = mask ? activation.activate(map(v, y[v])) : A{0};
+  }
 };
 
 // The gradient of a raw output, from the gradient of what BatchNorm and activation made of it.
@@ -158,8 +155,8 @@ struct RawGradient {
     for (int i = 0; i < kValues; ++i) {
       const int v = i % kLanes;
       const A dy = activation.gradient(grad[i], map(v, raw[i]));
-      const A terms = raw[i] * raw_scale.at[v] + raw_shift.at[v];
-      grad[i] = dy * grad_scale.at[v] + (has_terms ? terms : A{0});
+      grad[i] = dy * grad_scale.at[v] + raw_shift.at[v];
+      if (has_terms) grad[i] += raw[i] * raw_scale.at[v];
     }
   }
 };

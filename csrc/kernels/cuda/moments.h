@@ -6,8 +6,8 @@
 #pragma once
 
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/packs.h"
 #include "kernels/cuda/partition.h"
-#include "kernels/cuda/storage.h"
 
 namespace mobilenet_ext::cuda {
 
@@ -30,12 +30,17 @@ struct ShiftedSums {
   A shift[kLanes] = {}, sum[kLanes] = {}, square[kLanes] = {};
   int count = 0;
 
+  // What is likely to be near the mean, before anything is added.
+  template <int kValues>
+  __device__ void shift_by_first(const A (&x)[kValues]) {
+    for (int v = 0; v < kLanes; ++v) shift[v] = count == 0 ? x[v] : shift[v];
+  }
+
   // Of one pixel or more.
   template <int kValues>
   __device__ void add(const A (&x)[kValues]) {
     for (int first = 0; first < kValues; first += kLanes) {
       for (int v = 0; v < kLanes; ++v) {
-        if (count == 0) shift[v] = x[first + v];
         const A offset = x[first + v] - shift[v];
         sum[v] += offset;
         square[v] += offset * offset;
@@ -109,11 +114,23 @@ inline __device__ void store_partials(const ShiftedSums<A, kLanes>& sums, const 
   if (place.channel == 0) to.count[place.partition] = shared[0][place.vector].count;
 }
 
-// A thread block of the second stage reads 32 bytes of each row of partials, the least that memory
-// delivers, and many rows at a time: there are few such blocks, and the next kernel waits for them.
+// A thread block of the second stage reads 32 bytes of each row of partial means, the least that
+// memory delivers, and many rows at a time: there are few such blocks, and the next kernel waits
+// for them.
 constexpr int kMergeThreads = 1024;
-constexpr int kMergeChannels = 8;
+constexpr int kMergeChannels = 4;
 constexpr int kMergeSlices = kMergeThreads / kMergeChannels;
+
+// Of values' distances from an origin, and their squares. To add them up takes no division.
+struct OffsetSums {
+  double count, sum, square;
+
+  __device__ void add(const OffsetSums& other) {
+    count += other.count;
+    sum += other.sum;
+    square += other.square;
+  }
+};
 
 template <typename A>
 struct MergeParams {
@@ -123,25 +140,34 @@ struct MergeParams {
   A* var;   // [C]
 };
 
-// In double: the number of partials must not cost precision. No values at all: NaN.
+// In double: the number of partials must not cost precision. The origin is the mean of the first,
+// which is near the others' if they are large against the deviation. No values at all: NaN.
 template <typename A>
 __global__ void __launch_bounds__(kMergeThreads) merge_moments_kernel(MergeParams<A> params) {
-  __shared__ Moments<double> shared[1][kMergeThreads];
+  __shared__ OffsetSums shared[kMergeThreads];
   const int lane = static_cast<int>(threadIdx.x) % kMergeChannels;
   const int slice = static_cast<int>(threadIdx.x) / kMergeChannels;
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * kMergeChannels + lane;
   const bool works = channel < params.channels;
-  Moments<double> total = {};
+  const PartialMoments<A>& from = params.from;
+  const double origin = works && params.partitions > 0 ? from.mean[channel] : 0;
+  OffsetSums total = {};
+#pragma unroll 4
   for (int64_t p = slice; works && p < params.partitions; p += kMergeSlices) {
     const int64_t at = p * params.channels + channel;
-    total = merge(total, {params.from.count[p], params.from.mean[at], params.from.m2[at]});
+    const double count = from.count[p], offset = from.mean[at] - origin, sum = count * offset;
+    total.add({count, sum, from.m2[at] + sum * offset});
   }
-  shared[0][threadIdx.x] = total;
-  merge_in_block(shared, slice, lane, kMergeSlices, kMergeChannels);
+  shared[threadIdx.x] = total;
+  for (int step = kMergeSlices / 2; step > 0; step /= 2) {
+    __syncthreads();
+    if (slice < step) shared[threadIdx.x].add(shared[threadIdx.x + step * kMergeChannels]);
+  }
   if (!works || slice > 0) return;
-  total = shared[0][lane];
-  const double var = total.m2 / total.count;
-  params.mean[channel] = static_cast<A>(total.count > 0 ? total.mean : var);
+  total = shared[lane];
+  const double offset = total.sum / total.count;
+  const double var = (total.square - total.sum * offset) / total.count;
+  params.mean[channel] = static_cast<A>(origin + offset);
   params.var[channel] = static_cast<A>(var < 0 ? 0 : var);
 }
 

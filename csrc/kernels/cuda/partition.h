@@ -131,6 +131,14 @@ inline __device__ Strip strip_at(const ConvPartition& p, int64_t index, int colu
   return strip;
 }
 
+// A bit for each of `count` places from `first` on that is in [0, size).
+inline __device__ unsigned int bits_inside(int64_t first, int count, int64_t size) {
+  const int64_t begin = first < 0 ? -first : 0, end = size - first;
+  if (begin >= count || end <= begin) return 0;
+  const unsigned int below_end = (1u << (end < count ? end : count)) - 1;
+  return below_end & ~((1u << begin) - 1);
+}
+
 // Calls run(strip) for every strip of this thread.
 template <typename F>
 inline __device__ void for_each_strip(const ConvPartition& p, const Place& place, int columns,

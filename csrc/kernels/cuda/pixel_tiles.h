@@ -95,12 +95,15 @@ class PlaneTile {
 template <typename V, int kPixels>
 using TileOf = std::conditional_t<(V::kLanes > 1), MatrixTile<kPixels>, PlaneTile<V, kPixels>>;
 
+// The vectors of a tile, as they were loaded.
 template <typename V, int kPixels, typename Tile>
-inline __device__ void load_tile(const Tile& tile, const void* map, Vector<V> (&to)[kPixels]) {
+inline __device__ void load_tile(const Tile& tile, const void* map,
+                                 Word<Vector<V>> (&to)[kPixels]) {
 #pragma unroll
   for (int i = 0; i < kPixels; ++i) {
     to[i] = {};
-    if (tile.has(i)) to[i] = load<Vector<V>>(static_cast<const typename V::T*>(map) + tile.at(i));
+    if (tile.has(i))
+      to[i] = load_word<Vector<V>>(static_cast<const typename V::T*>(map) + tile.at(i));
   }
 }
 

@@ -5,14 +5,37 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kernels/types.h"
+#include <cstring>
+
+#include "kernels/activation.h"
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#else
-#include <cstring>
 #endif
+
+namespace mobilenet_ext {
+
+#ifdef __CUDACC__
+
+// An instruction each, where the comparison and the choice of activation.h are two.
+template <>
+inline __device__ float not_below(float y, float low) {
+  float bounded;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(bounded) : "f"(y), "f"(low));
+  return bounded;
+}
+
+template <>
+inline __device__ float not_above(float y, float high) {
+  float bounded;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(bounded) : "f"(y), "f"(high));
+  return bounded;
+}
+
+#endif
+
+}  // namespace mobilenet_ext
 
 namespace mobilenet_ext::cuda {
 
@@ -34,17 +57,6 @@ struct AccumulatorOf<double> {
 };
 template <typename T>
 using Accumulator = typename AccumulatorOf<T>::type;
-
-// kLanes neighbouring channels of one pixel; a kLanes of 1 makes no demands on alignment.
-template <typename T, int kLanes>
-struct alignas(sizeof(T) * kLanes) Pack {
-  T at[kLanes];
-};
-
-// Channels of a vector: four, or 16 bytes of double. Eight of a two-byte type, also 16 bytes, would
-// take twice the registers, and a warp's access is whole cache lines either way.
-template <typename T>
-constexpr int kChannelLanes = sizeof(T) == 8 ? 2 : 4;
 
 inline __device__ float decode(float x) { return x; }
 inline __device__ double decode(double x) { return x; }
@@ -71,6 +83,50 @@ inline __device__ BFloat16 encode<BFloat16>(float x) {
 template <>
 inline __device__ Float16 encode<Float16>(float x) {
   return {__half_as_ushort(__float2half_rn(x))};
+}
+
+// Two neighbours of a two-byte type as they lie in memory, the first in the low half. There are
+// instructions to round two values at once, and to bound them once they are rounded.
+template <typename T>
+struct Pairs;
+
+template <>
+struct Pairs<BFloat16> {
+  using Values = __nv_bfloat162;
+  static __device__ void decode(uint32_t pair, float& first, float& second) {
+    first = __uint_as_float(pair << 16);
+    second = __uint_as_float(pair & 0xffff0000u);
+  }
+  static __device__ Values round(float first, float second) {
+    return __floats2bfloat162_rn(first, second);
+  }
+};
+
+template <>
+struct Pairs<Float16> {
+  using Values = __half2;
+  static __device__ void decode(uint32_t pair, float& first, float& second) {
+    const float2 both = __half22float2(reinterpret_cast<const Values&>(pair));
+    first = both.x;
+    second = both.y;
+  }
+  static __device__ Values round(float first, float second) {
+    return __floats2half2_rn(first, second);
+  }
+};
+
+template <typename T>
+inline __device__ uint32_t encode_pair(float first, float second) {
+  const typename Pairs<T>::Values pair = Pairs<T>::round(first, second);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
+template <typename T>
+inline __device__ uint32_t bound_pair(uint32_t pair, uint32_t low, uint32_t high) {
+  using Values = typename Pairs<T>::Values;
+  const auto values = [](const uint32_t& of) { return reinterpret_cast<const Values&>(of); };
+  const Values bounded = __hmin2_nan(__hmax2_nan(values(pair), values(low)), values(high));
+  return reinterpret_cast<const uint32_t&>(bounded);
 }
 
 // The built-in type whose load or store is a single access of so many bytes.
@@ -106,7 +162,7 @@ inline __device__ Word<P> load_word(const void* from) {
 template <typename P>
 inline __device__ P unpack(const Word<P>& word) {
   P pack;
-  memcpy(&pack, &word, sizeof(P));
+  std::memcpy(&pack, &word, sizeof(P));
   return pack;
 }
 
@@ -126,15 +182,30 @@ inline __device__ P load_shared(const P& from) {
       address += sizeof(uint4);
     }
     P copy;
-    memcpy(&copy, words, sizeof(P));
+    std::memcpy(&copy, words, sizeof(P));
     return copy;
   }
 }
 
+// Keeps a value from being computed anew wherever it is used.
+inline __device__ int in_register(int value) {
+  asm("" : "+r"(value));
+  return value;
+}
+inline __device__ unsigned int in_register(unsigned int value) {
+  asm("" : "+r"(value));
+  return value;
+}
+inline __device__ float in_register(float value) {
+  asm("" : "+f"(value));
+  return value;
+}
+inline __device__ double in_register(double value) { return value; }
+
 template <typename P>
 inline __device__ void store(void* to, const P& pack) {
   typename WordOf<sizeof(P)>::type word;
-  memcpy(&word, &pack, sizeof(P));
+  std::memcpy(&word, &pack, sizeof(P));
   *static_cast<decltype(word)*>(to) = word;
 }
 
@@ -170,6 +241,29 @@ inline Float16 encode<Float16>(float x) {
   return stored;
 }
 
+template <typename T>
+struct Pairs {
+  static void decode(uint32_t pair, float& first, float& second) {
+    first = cuda::decode(T{static_cast<uint16_t>(pair)});
+    second = cuda::decode(T{static_cast<uint16_t>(pair >> 16)});
+  }
+};
+
+template <typename T>
+inline uint32_t encode_pair(float first, float second) {
+  return encode<T>(first).bits | static_cast<uint32_t>(encode<T>(second).bits) << 16;
+}
+
+template <typename T>
+inline uint32_t bound_pair(uint32_t pair, uint32_t low, uint32_t high) {
+  float value[2], least[2], most[2];
+  Pairs<T>::decode(pair, value[0], value[1]);
+  Pairs<T>::decode(low, least[0], least[1]);
+  Pairs<T>::decode(high, most[0], most[1]);
+  for (int i = 0; i < 2; ++i) value[i] = not_above(not_below(value[i], least[i]), most[i]);
+  return encode_pair<T>(value[0], value[1]);
+}
+
 template <typename P>
 using Word = P;
 
@@ -188,28 +282,16 @@ inline P load_shared(const P& from) {
   return from;
 }
 
+template <typename N>
+inline N in_register(N value) {
+  return value;
+}
+
 template <typename P>
 inline void store(void* to, const P& pack) {
   *static_cast<P*>(to) = pack;
 }
 
 #endif
-
-template <typename P>
-inline __device__ P load(const void* from) {
-  return unpack<P>(load_word<P>(from));
-}
-
-template <typename T, int kLanes, typename A>
-inline __device__ void decode_pack(const Pack<T, kLanes>& pack, A (&to)[kLanes]) {
-  for (int v = 0; v < kLanes; ++v) to[v] = decode(pack.at[v]);
-}
-
-template <typename T, int kLanes>
-inline __device__ void store_encoded(const Accumulator<T> (&from)[kLanes], T* to) {
-  Pack<T, kLanes> pack;
-  for (int v = 0; v < kLanes; ++v) pack.at[v] = encode<T>(from[v]);
-  store(to, pack);
-}
 
 }  // namespace mobilenet_ext::cuda
