@@ -4,7 +4,7 @@
 // L1.
 #include "kernels/cuda/kernels.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/storage.h"
+#include "kernels/cuda/packs.h"
 
 namespace mobilenet_ext::cuda {
 
