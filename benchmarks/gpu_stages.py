@@ -68,8 +68,9 @@ def collect_nothing(content: Content, log: pathlib.Path, result: pathlib.Path) -
 
 
 def collect_machine(content: Content, log: pathlib.Path, result: pathlib.Path) -> None:
-    """What the numbers are measured on."""
-    content["machine"] |= {name: value for name, value in read_json(result).items() if value}
+    """What the numbers are measured on; the commit is known already."""
+    told = {name: value for name, value in read_json(result).items() if value}
+    content["machine"] |= told | {"commit": content["machine"]["commit"]}
 
 
 def collect_tests(content: Content, log: pathlib.Path, result: pathlib.Path) -> None:

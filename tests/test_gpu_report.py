@@ -171,6 +171,16 @@ def test_report_is_written_after_every_stage_and_nothing_is_lost(
     assert "| conv-norm | 112/1/32 |" in text
 
 
+def test_the_commit_that_was_told_stays(tmp_path: Path) -> None:
+    import gpu_stages
+
+    result = tmp_path / "machine.json"
+    result.write_text(json.dumps({"commit": "another", "driver": "580", "gpu": None}))
+    content = {"machine": {"commit": "abc", "gpu": "H100"}}
+    gpu_stages.collect_machine(content, result, result)
+    assert content["machine"] == {"commit": "abc", "gpu": "H100", "driver": "580"}
+
+
 def test_a_stage_without_results_has_failed(
     gpu_report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

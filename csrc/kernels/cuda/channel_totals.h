@@ -88,7 +88,6 @@ inline __device__ void sum_partials(const PartialSums<A>& from, int64_t channel_
   const int64_t channel = (blockIdx.x % channel_blocks) * kSumChannels + lane;
   const bool works = channel < from.channels;
   double total = 0;
-#pragma unroll 8
   for (int64_t p = slice; works && p < from.partitions; p += kSumSlices) {
     total += static_cast<double>(from.at(p, value)[channel]);
   }
