@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -28,6 +29,13 @@ def autocast(x: Tensor) -> Tensor:
     if is_autocast_enabled(x.device) and x.is_floating_point() and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype(x.device.type))
     return x
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which autocast leaves the dtypes of products as they are."""
+    return (
+        torch.autocast(device.type, enabled=False) if is_autocast_enabled(device) else nullcontext()
+    )
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:

@@ -33,8 +33,8 @@ class FrozenMobileNet(Described, nn.Module):
     Owns folded weights, which later changes of the model do not reach, and never records gradients.
     On the CPU in float32 one op runs all layers; other dtypes and devices, dilated networks,
     feature maps and depth multipliers go layer by layer. It has no parameters and an empty state
-    dict: save the model, or pickle this one whole. `.to()` moves and casts it. Its mode does not
-    matter.
+    dict: save the model, or pickle this one whole. `.to()` moves and casts it; autocast does not
+    change what it computes in. Its mode does not matter.
 
     With `cuda_graph` the first call with an input of some shape and dtype captures the network in a
     CUDA graph, and later calls replay that: one launch, where small batches spend most of their
@@ -97,15 +97,20 @@ class FrozenMobileNet(Described, nn.Module):
 
     @torch.no_grad()
     def _forward_by_layers(self, input: Tensor) -> Tensor | list[Tensor]:
-        features = self.forward_features(input)
-        if isinstance(features, list):
-            return features
-        pooled = features.mean((2, 3))
-        return F.linear(pooled, *self._classifier) if self._classifier else pooled
+        with dispatch.without_autocast(input.device):
+            features = self.forward_features(input)
+            if isinstance(features, list):
+                return features
+            pooled = features.mean((2, 3))
+            return F.linear(pooled, *self._classifier) if self._classifier else pooled
 
     @torch.no_grad()
     def forward_features(self, input: Tensor) -> Tensor | list[Tensor]:
         """Last activated map, or the list of maps if features_only; never by a graph."""
+        with dispatch.without_autocast(input.device):
+            return self._forward_features(input)
+
+    def _forward_features(self, input: Tensor) -> Tensor | list[Tensor]:
         self._check_input(input)
         x = input.contiguous(memory_format=torch.channels_last)
         fused = dispatch.device_has_kernels(input.device)
@@ -126,7 +131,8 @@ class FrozenMobileNet(Described, nn.Module):
 
     def _convolve_stem(self, x: Tensor, fused: bool) -> Tensor:
         conv = self._stem
-        if fused and x.device.type in stem.DEVICES_WITH_PATCHES and conv.dilation == 1:
+        narrow = fused and stem.has_patches(x.device, conv.kernel_size, self.in_channels)
+        if narrow and conv.dilation == 1:
             return stem.multiply(x, self._stem_matrix, conv.kernel_size, conv.geometry(x))
         return _convolve(x, conv)
 

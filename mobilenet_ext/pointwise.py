@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from . import dispatch
 from .batch_norm import Affine
 
 _ops = torch.ops.mobilenet_ext
@@ -51,7 +52,7 @@ def pointwise_forward(
         output, mean, var = _ops.pointwise_conv(input, weight, *prologue, *no_epilogue, statistics)
         return RawMap(output, mean, var) if statistics else RawMap(output)
     z = _normalised(input, bn, activation)
-    output = _as_map(_as_matrix(z) @ weight.flatten(1).t(), z)
+    output = _as_map(_product(_as_matrix(z), weight.flatten(1).t()), z)
     return RawMap(output, *_ops.batch_norm_statistics(output)) if statistics else RawMap(output)
 
 
@@ -89,9 +90,9 @@ def pointwise_backward(
     grad_input = grad_weight = both = None
     if need_weight:
         z = _as_matrix(_normalised(input, bn, activation))
-        grad_weight = (grad.t() @ z).view_as(weight)
+        grad_weight = _product(grad.t(), z).view_as(weight)
     if need_input or need_sums:
-        grad_input = _as_map(grad @ weight.flatten(1), input)
+        grad_input = _as_map(_product(grad, weight.flatten(1)), input)
     if need_sums:
         both = _ops.scale_shift_act_backward_reduce(
             grad_input, input, bn.scale, bn.shift, activation, bn.mean
@@ -104,6 +105,12 @@ def _normalised(input: Tensor, bn: Affine, activation: int) -> Tensor:
         return input
     z: Tensor = _ops.scale_shift_act(input, bn.scale, bn.shift, activation)
     return z
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply in the operands' dtype; autocast has had its say before."""
+    with dispatch.without_autocast(left.device):
+        return left @ right
 
 
 def _as_matrix(map: Tensor) -> Tensor:

@@ -16,31 +16,50 @@ from torch.autograd.function import Function
 from torch.nn.grad import conv2d_weight
 
 from . import dispatch
-from .geometry import Conv, patch_columns
+from .geometry import Conv, Padding, patch_columns
 from .layers import ConvBNReLU
 
 DEVICES_WITH_PATCHES = {"cuda"}
+MOST_COLUMNS = 64  # with more, patches are too large, and channels enough for a convolution
 
 
-def takes_patches(image: Tensor, conv: nn.Conv2d) -> bool:
-    """Tell whether `conv` of an image [N, C, H, W] is a product of patches here.
+def takes_patches(image: Tensor, stem: ConvBNReLU) -> bool:
+    """Tell whether the stem's convolution of an image [N, C, H, W] is a product of patches here.
 
     It gives no gradient to the image, and torch.compile follows torch's convolution only.
     """
+    conv = stem.conv
     return (
-        image.device.type in DEVICES_WITH_PATCHES
+        has_patches(image.device, conv.kernel_size[0], image.shape[1])
         and not image.requires_grad
-        and conv.groups == 1
-        and conv.bias is None
-        and conv.dilation == (1, 1)
+        and _is_as_built(conv, stem.padding)
         and not torch.compiler.is_compiling()
-        and dispatch.device_has_kernels(image.device)
+    )
+
+
+def has_patches(device: torch.device, kernel_size: int, channels: int) -> bool:
+    """Tell whether products of patches are the faster way: on the device, for so few channels."""
+    return (
+        device.type in DEVICES_WITH_PATCHES
+        and patch_columns(kernel_size, channels) <= MOST_COLUMNS
+        and dispatch.device_has_kernels(device)
+    )
+
+
+def _is_as_built(conv: nn.Conv2d, padding: Padding) -> bool:
+    """Tell whether a convolution, which may have been replaced, is what the layer says it is."""
+    size, stride = conv.kernel_size[0], conv.stride[0]
+    pad = padding if isinstance(padding, int) else 0
+    return (
+        (conv.kernel_size, conv.stride) == ((size, size), (stride, stride))
+        and (conv.padding, conv.padding_mode) == ((pad, pad), "zeros")
+        and (conv.dilation, conv.groups, conv.bias) == ((1, 1), 1, None)
     )
 
 
 def convolve(stem: ConvBNReLU, image: Tensor) -> Tensor:
     """Return the raw output [N, F, H', W'] of the stem, channels_last."""
-    if not takes_patches(image, stem.conv):
+    if not takes_patches(image, stem):
         return stem.conv(stem.pad(image)).contiguous(memory_format=torch.channels_last)
     geometry = stem.geometry(image.shape[2:])
     image, weight = dispatch.autocast(image), dispatch.autocast(stem.conv.weight)
@@ -76,7 +95,8 @@ class PatchProduct(Function):
         """Write patches and multiply them; only the image is saved."""
         ctx.geometry = geometry
         ctx.save_for_backward(image, weight)
-        return multiply(image, weight_matrix(weight), weight.shape[2], geometry)
+        with dispatch.without_autocast(image.device):
+            return multiply(image, weight_matrix(weight), weight.shape[2], geometry)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[None, Tensor | None, None]:
@@ -90,7 +110,8 @@ class PatchProduct(Function):
             return None, conv2d_weight(padded, weight.shape, grad_output, geometry.stride), None
         channels, kernel_size = weight.shape[1:3]
         grad = grad_output.permute(0, 2, 3, 1).flatten(0, 2)
-        matrix = grad.t() @ _patches(image, kernel_size, geometry)
+        with dispatch.without_autocast(image.device):
+            matrix = grad.t() @ _patches(image, kernel_size, geometry)
         taps = matrix[:, : kernel_size * kernel_size * channels]
         taps = taps.unflatten(1, (kernel_size, kernel_size, channels))
         return None, taps.permute(0, 3, 1, 2).contiguous(), None

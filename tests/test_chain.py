@@ -162,9 +162,11 @@ def test_part_of_the_gradients(modes: tuple[bool, ...], needed: int) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("way", ["one_op", "split"])
 @pytest.mark.parametrize("modes", [(True,) * 4, (True, False, False, True)], ids=str)
-def test_by_differences(modes: tuple[bool, ...]) -> None:
+def test_by_differences(modes: tuple[bool, ...], way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """First and second derivatives."""
+    choose(way, monkeypatch)
     network = make_network(modes, torch.float64, activation=None)
     small = [replace(case, batch=2, height=3, width=3) for case in network.cases]
     network = replace(network, cases=tuple(small))

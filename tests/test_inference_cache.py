@@ -169,6 +169,17 @@ def test_freeze_of_a_training_network_uses_running_statistics() -> None:
     torch.testing.assert_close(frozen(x), fused.eval()(x).detach(), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("features_only", [False, True], ids=["logits", "features"])
+def test_autocast_does_not_change_a_frozen_network(features_only: bool) -> None:
+    """The features run layer by layer, as everything does on a GPU."""
+    _, fused = make_pair(features_only=features_only)
+    frozen, x = fused.eval().freeze(), images(2, 3, 64, 64)
+    expected = frozen(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = frozen(x)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
 def test_a_hook_is_not_bypassed() -> None:
     """A hook added after warming up must run, and what it returns counts."""
     stock, fused = (model.eval() for model in make_pair(torch.float64))

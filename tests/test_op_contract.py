@@ -208,6 +208,19 @@ def test_blocks_on_every_device(ops: Ops, case: ConvCase, of_batch: bool) -> Non
         torch.testing.assert_close(list(actual), list(expected), rtol=1e-11, atol=1e-11)
 
 
+def test_autocast_does_not_reach_into_the_blocks(ops: Ops) -> None:
+    case = case_named("channels_9")
+    for name, arguments in {
+        "separable_convs": blocks_arguments(case),
+        "separable_convs_backward": blocks_backward_arguments(case),
+    }.items():
+        expected = list(getattr(ops, name)(**arguments))
+        device = "cuda" if ops.name == "gpu" else "cpu"
+        with torch.autocast(device, torch.bfloat16):
+            actual = list(getattr(ops, name)(**arguments))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
 @over_ops
 def test_reference_computes_the_same(name: str) -> None:
     """reference_ops has the readable twin of every op: same arguments, same results."""

@@ -130,6 +130,49 @@ def test_an_image_that_needs_a_gradient_gets_one(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": (3, 5), "padding": (1, 2), "stride": 2},
+        {"kernel_size": 3, "stride": (2, 1)},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "padding_mode": "reflect"},
+        {"kernel_size": 3, "stride": 2, "dilation": 2},
+        {"kernel_size": 3, "stride": 2, "bias": True},
+    ],
+    ids=str,
+)
+def test_a_replaced_convolution_runs_as_it_is(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the layer says of it."""
+    monkeypatch.setattr(stem, "DEVICES_WITH_PATCHES", {"cpu"})
+    stock, fused = make_pair(torch.float64)
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 8, **({"bias": False} | options), dtype=torch.float64)
+    for model in (stock, fused):
+        model.stem.conv = conv
+    x = images(4, 3, 32, 32, dtype=torch.float64)
+    torch.testing.assert_close(fused.train()(x), stock.train()(x), rtol=1e-6, atol=1e-6)
+
+
+def test_many_channels_are_for_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stem, "DEVICES_WITH_PATCHES", {"cpu"})
+    device = torch.device("cpu")
+    assert stem.has_patches(device, 3, 7)
+    assert not stem.has_patches(device, 3, 8)
+
+
+def test_the_gradient_keeps_its_precision_under_autocast() -> None:
+    """Where a forward without autocast is followed by a backward with it."""
+    x = make_tensor((2, 3, 9, 8), "channels_last", torch.float32)
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    output = stem.PatchProduct.apply(x, weight, Conv(2, 0, 1, 0, 1, 1))
+    (expected,) = torch.autograd.grad(output.sum(), weight, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (actual,) = torch.autograd.grad(output.sum(), weight)
+    assert torch.equal(actual, expected)
+
+
 @on_gpu
 def test_the_stem_on_a_gpu_is_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     stock, fused = make_pair()

@@ -30,7 +30,7 @@ std::string text_of(Integer value) {
 // locale of another one that Python has loaded, and crash.
 template <typename... Parts>
 [[noreturn]] void fail(const char* op, const Parts&... parts) {
-  throw std::runtime_error((std::string(op) + ": " + ... + text_of(parts)));
+  throw std::runtime_error(((std::string(op) + ": ") + ... + text_of(parts)));
 }
 
 std::string shape_text(const Tensor& t);

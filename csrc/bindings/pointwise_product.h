@@ -20,6 +20,18 @@ Tensor reinterpret(const Tensor& t, const std::array<int64_t, kDims>& sizes,
   return Tensor(handle);
 }
 
+// Into a tensor of its own, as autocast would cast what the plain product takes.
+inline Tensor product(const Tensor& left, const Tensor& right) {
+  const int64_t sizes[] = {left.size(0), right.size(1)}, strides[] = {right.size(1), 1};
+  const Tensor output = empty_strided(left, left.scalar_type(), 2, sizes, strides);
+  std::array<StableIValue, 3> stack = {torch::stable::detail::from(left),
+                                       torch::stable::detail::from(right),
+                                       torch::stable::detail::from(output)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::mm", "out", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 inline Tensor transposed(const Tensor& t) {
   return reinterpret<2>(t, {t.size(1), t.size(0)}, {t.stride(1), t.stride(0)});
 }
@@ -67,8 +79,8 @@ std::tuple<Tensor, Tensor, Tensor> pointwise_of_block(const Tensor& raw, const T
   } else {
     check_pointwise("separable_convs", raw, weight);
     const Tensor z = prologue.apply<Device>(raw);
-    const Tensor output = map_of_matrix(
-        torch::stable::matmul(matrix_of_map(z), transposed(matrix_of_weight(weight))), raw);
+    const Tensor output =
+        map_of_matrix(product(matrix_of_map(z), transposed(matrix_of_weight(weight))), raw);
     if (!statistics) {
       const Tensor empty = empty_vector(raw, accumulator_type(raw), 0);
       return {output, empty, empty};
@@ -120,11 +132,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_of_block_backward(
     if (needs.grad_weight) {
       const Tensor z = matrix_of_map(prologue.apply<Device>(raw));
       const int64_t channels = raw.size(1);
-      grad_weight = reinterpret<4>(torch::stable::matmul(transposed(dy), z),
-                                   {filters, channels, 1, 1}, {channels, 1, 1, 1});
+      grad_weight = reinterpret<4>(product(transposed(dy), z), {filters, channels, 1, 1},
+                                   {channels, 1, 1, 1});
     }
     if (needs.grad_input) {
-      grad_input = map_of_matrix(torch::stable::matmul(dy, matrix_of_weight(weight)), raw);
+      grad_input = map_of_matrix(product(dy, matrix_of_weight(weight)), raw);
     }
     if (!needs.mean) return {grad_input, grad_weight, empty, empty};
     const auto [sum, dot] = scale_shift_act_backward_reduce<Device>(

@@ -84,7 +84,7 @@ struct Identity {
 };
 
 // Its mask is the activation's upper bound, or 0, or else a factor: it costs no more than they do.
-// NaN gets past it, but the map of a 0 is NaN in no channel where other values are not.
+// NaN gets past it: padding is NaN where a channel's own scale or shift makes a 0 NaN.
 template <typename A, int kLanes, Activation kActivation>
 struct Normalize {
   static constexpr bool kIsBounded = kActivation != Activation::kNone;

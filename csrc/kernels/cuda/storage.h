@@ -1,41 +1,18 @@
 // Elements in memory and in registers: the storage types, their conversions, and vectors of
-// channels moved in one access. Everything that only nvcc understands is in this file, between
-// __CUDACC__ and its #else; the kernels themselves are plain C++ but for CUDA's keywords.
+// channels moved in one access. Everything that only nvcc understands is in this file and bounds.h,
+// between __CUDACC__ and its #else; the kernels themselves are plain C++ but for CUDA's keywords.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstring>
 
-#include "kernels/activation.h"
+#include "kernels/cuda/bounds.h"
 
 #ifdef __CUDACC__
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #endif
-
-namespace mobilenet_ext {
-
-#ifdef __CUDACC__
-
-// An instruction each, where the comparison and the choice of activation.h are two.
-template <>
-inline __device__ float not_below(float y, float low) {
-  float bounded;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(bounded) : "f"(y), "f"(low));
-  return bounded;
-}
-
-template <>
-inline __device__ float not_above(float y, float high) {
-  float bounded;
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(bounded) : "f"(y), "f"(high));
-  return bounded;
-}
-
-#endif
-
-}  // namespace mobilenet_ext
 
 namespace mobilenet_ext::cuda {
 
