@@ -116,7 +116,7 @@ class FrozenMobileNet(Described, nn.Module):
         fused = dispatch.device_has_kernels(input.device)
         # What a library has computed passes raw to the next depthwise kernel, which activates it on
         # load: that is a pass less over each map.
-        raw, before = self._convolve_stem(x, fused), self._stem
+        raw, before = self._convolve_stem(x), self._stem
         maps = []
         for index, (depthwise, pointwise) in enumerate(self._blocks):
             if fused and depthwise.weight.shape[0] == raw.shape[1]:
@@ -129,10 +129,9 @@ class FrozenMobileNet(Described, nn.Module):
                 maps.append(_activate(raw, pointwise))
         return maps if self.features_only else _activate(raw, before)
 
-    def _convolve_stem(self, x: Tensor, fused: bool) -> Tensor:
+    def _convolve_stem(self, x: Tensor) -> Tensor:
         conv = self._stem
-        narrow = fused and stem.has_patches(x.device, conv.kernel_size, self.in_channels)
-        if narrow and conv.dilation == 1:
+        if conv.dilation == 1 and stem.has_patches(x.device, conv.kernel_size, self.in_channels):
             return stem.multiply(x, self._stem_matrix, conv.kernel_size, conv.geometry(x))
         return _convolve(x, conv)
 

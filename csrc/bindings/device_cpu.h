@@ -144,8 +144,8 @@ struct Cpu {
         const int64_t size = s.in_height * s.in_width * s.channels;
         const T* from = static_cast<const T*>(args.input) + image * size;
         T* to = static_cast<T*>(args.output) + row * s.out_width * args.columns;
-        for (int first = 0; first < args.columns; first += kPatchLanes, to += kPatchLanes) {
-          const PatchLanes<T, kPatchLanes> lanes(s, from, y, first);
+        for (int column = 0; column < args.columns; column += kPatchLanes, to += kPatchLanes) {
+          const PatchLanes<T, kPatchLanes> lanes(s, from, y, column);
           for (int x = 0; x < s.out_width; ++x) {
             for (int v = 0; v < kPatchLanes; ++v) to[x * args.columns + v] = lanes.at(x, v);
           }

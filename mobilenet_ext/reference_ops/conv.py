@@ -39,17 +39,9 @@ def depthwise_conv(
     return _with_epilogue(output, output_scale, output_shift, output_activation, statistics)
 
 
-def image_patches(
-    input: Tensor,
-    kernel: int,
-    stride: int,
-    pad_left: int,
-    pad_right: int,
-    pad_top: int,
-    pad_bottom: int,
-) -> Tensor:
+def image_patches(input: Tensor, kernel: int, stride: int, *padding: int) -> Tensor:
     """The values that each output pixel of a convolution reads, as a matrix; see patch_columns."""
-    padded = F.pad(input, (pad_left, pad_right, pad_top, pad_bottom))
+    padded = F.pad(input, padding)
     windows = padded.unfold(2, kernel, stride).unfold(3, kernel, stride)
     patches = windows.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(0, 2)
     return F.pad(patches, (0, patch_columns(kernel, input.shape[1]) - patches.shape[1]))
