@@ -18,18 +18,9 @@ namespace {
 constexpr int kTileSums = kLanes<float> == 16 ? 24 : kLanes<float> == 8 ? 12 : 8;
 template <typename A>
 constexpr int kPanelVectors = static_cast<int>(kPanel) / kLanes<A>;
-// Rows of a tile that is so many vectors wide.
-constexpr int most_tile_rows(int vectors) {
-  return kTileSums / vectors < 12 ? kTileSums / vectors : 12;
-}
-template <typename A>
-constexpr int kMaxTileRows = most_tile_rows(kPanelVectors<A>);
-
-// Panels side by side in a tile of so many rows.
-template <typename A>
-constexpr int tile_panels(int rows) {
-  const int most = kTileSums / (rows * kPanelVectors<A>);
-  return most < 1 ? 1 : most < 4 ? most : 4;
+// Rows of a tile that is so many vectors wide, of at most `limit`.
+constexpr int most_tile_rows(int vectors, int limit) {
+  return kTileSums / vectors < limit ? kTileSums / vectors : limit;
 }
 
 // Elements from a row of staged pixels to the next. Rows that lie a multiple of 1 KB apart would
@@ -38,6 +29,11 @@ inline int64_t row_pitch(int64_t channels) {
   const int64_t padded = round_to_panels(channels);
   return padded % 256 == 0 ? padded + kPanel : padded;
 }
+
+// Where weights are too deep for the L1 cache, the lines of so many steps ahead are asked for: a tile
+// of AVX-512 takes four every 12 cycles. Narrower vectors need a quarter of that.
+constexpr int64_t kStepsAhead = kLanes<float> == 16 ? 16 : 0;
+constexpr int64_t kDeep = 192;
 
 // kWidth: vectors of each panel's lines that count; fewer than all of them go with a single panel.
 template <typename A, int kRows, int kPanels, int kWidth = kPanelVectors<A>>
@@ -51,7 +47,7 @@ struct Tile {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       const Vec<A> value = first ? load(first + v * kLanes<A>, AllLanes{}) : Vec<A>{};
-#pragma GCC unroll 12
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) sum[r][v] = value;
     }
   }
@@ -60,17 +56,29 @@ struct Tile {
   __attribute__((always_inline)) inline void add(const A* a, int64_t row_stride,
                                                  int64_t depth_stride, const A* b,
                                                  int64_t panel_stride, int64_t depth) {
+    if (kStepsAhead > 0 && kRows > 3 && depth >= kDeep) {
+      add_steps<kStepsAhead>(a, row_stride, depth_stride, b, panel_stride, depth);
+    } else {
+      add_steps<0>(a, row_stride, depth_stride, b, panel_stride, depth);
+    }
+  }
+
+  template <int64_t kAhead>
+  __attribute__((always_inline)) inline void add_steps(const A* a, int64_t row_stride,
+                                                       int64_t depth_stride, const A* b,
+                                                       int64_t panel_stride, int64_t depth) {
     for (int64_t k = 0; k < depth; ++k) {
       Vec<A> line[kVectors];
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
+        const A* from = b + p * panel_stride + k * kPanel;
+        if constexpr (kAhead > 0) __builtin_prefetch(from + kAhead * kPanel);
 #pragma GCC unroll 8
         for (int v = 0; v < kWidth; ++v) {
-          line[p * kWidth + v] =
-              load(b + p * panel_stride + k * kPanel + v * kLanes<A>, AllLanes{});
+          line[p * kWidth + v] = load(from + v * kLanes<A>, AllLanes{});
         }
       }
-#pragma GCC unroll 12
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const Vec<A> x = broadcast(a[r * row_stride + k * depth_stride]);
 #pragma GCC unroll 8
@@ -81,7 +89,7 @@ struct Tile {
 
   template <Activation kActivation>
   __attribute__((always_inline)) inline void finish(A* c, int64_t c_stride) const {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
@@ -92,7 +100,7 @@ struct Tile {
 
   // c += the sums
   __attribute__((always_inline)) inline void add_to(A* c, int64_t c_stride) const {
-#pragma GCC unroll 12
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) {
@@ -149,22 +157,37 @@ struct RowTiles {
   int64_t size(int64_t tile) const { return rows + (tile < larger); }
 };
 
-// Panels [first, last) of all rows.
-template <Activation kActivation, typename A>
-inline void product_panels(const Product<A>& p, const RowTiles& tiles, int64_t first,
-                           int64_t last) {
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    dispatch_rows<kMaxTileRows<A>>(tiles.size(t), [&](auto rows) {
-      constexpr int kRows = decltype(rows)::value, kPanels = tile_panels<A>(kRows);
-      int64_t panel = first;
-      for (; panel + kPanels <= last; panel += kPanels) {
-        product_tile<kRows, kPanels, kActivation>(p, tiles.begin(t), panel);
-      }
-      for (; panel < last; ++panel) {
-        product_tile<kRows, 1, kActivation>(p, tiles.begin(t), panel);
-      }
-    });
+constexpr int kWidestTile = 4;  // panels
+// Tiles of kPanels panels have at most so many rows.
+template <typename A, int kPanels>
+constexpr int kMostRows = most_tile_rows(kPanels * kPanelVectors<A>, 12);
+
+// Panels of the tiles of a product: wide tiles need fewer instructions a sum, as long as they have
+// six rows or all there are.
+template <typename A>
+constexpr int64_t tile_panels(int64_t rows) {
+  const int64_t enough = min_of(rows, 6);
+  if (kMostRows<A, 4> >= enough) return 4;
+  return kMostRows<A, 2> >= enough ? 2 : 1;
+}
+
+// Panels [first, last) of all rows, kPanels at a time as long as there are so many.
+template <Activation kActivation, int kPanels, typename A>
+inline void product_panels(const Product<A>& p, int64_t first, int64_t last) {
+  if (kPanels <= tile_panels<A>(p.rows)) {
+    constexpr int kRows = max_of(1, kMostRows<A, kPanels>);
+    const RowTiles tiles(p.rows, kRows);
+    const int64_t end = last - (last - first) % kPanels;
+    for (int64_t t = 0; first < end && t < tiles.count; ++t) {
+      dispatch_rows<kRows>(tiles.size(t), [&](auto rows) {
+        for (int64_t panel = first; panel < end; panel += kPanels) {
+          product_tile<decltype(rows)::value, kPanels, kActivation>(p, tiles.begin(t), panel);
+        }
+      });
+    }
+    first = end;
   }
+  if constexpr (kPanels > 1) product_panels<kActivation, kPanels / 2>(p, first, last);
 }
 
 // Panels that stay in the L1 cache are used for all rows before the next: b is then read once from
@@ -173,12 +196,11 @@ constexpr int64_t kPanelGroupBytes = 16 * 1024;
 
 template <Activation kActivation, typename A>
 inline void product(const Product<A>& p) {
-  const RowTiles tiles(p.rows, kMaxTileRows<A>);
   const int64_t panel_bytes = p.depth * kPanel * static_cast<int64_t>(sizeof(A));
-  const int64_t fitting = divide(kPanelGroupBytes, panel_bytes);
-  const int64_t group = max_of(tile_panels<A>(static_cast<int>(tiles.rows)), fitting);
+  const int64_t wide = tile_panels<A>(p.rows), fitting = divide(kPanelGroupBytes, panel_bytes);
+  const int64_t group = max_of(wide, fitting - fitting % wide);
   for (int64_t panel = 0; panel < p.panels; panel += group) {
-    product_panels<kActivation>(p, tiles, panel, min_of(panel + group, p.panels));
+    product_panels<kActivation, kWidestTile>(p, panel, min_of(panel + group, p.panels));
   }
 }
 

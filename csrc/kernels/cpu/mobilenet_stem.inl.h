@@ -67,7 +67,7 @@ void stem_tile(const MobileNetLayer& stem, const StemRing& ring, int64_t top, in
 // more rows. Channels beyond the vectors of a panel are left as they are: nobody uses them.
 template <int kWidth, Activation kActivation>
 void stem_row(const MobileNetLayer& stem, const StemRing& ring, int64_t top, float* to) {
-  constexpr int kMostRows = most_tile_rows(kWidth);
+  constexpr int kMostRows = most_tile_rows(kWidth, 12);
   const RowTiles tiles(stem.conv.out_width, kMostRows);
   const int64_t panels = round_to_panels(stem.out_channels) / kPanel;
   for (int64_t t = 0; t < tiles.count; ++t) {

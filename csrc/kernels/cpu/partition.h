@@ -22,8 +22,8 @@ inline int64_t ring_bytes() { return l2_cache_bytes() / 4; }
 constexpr int64_t kMinRowsPerItem = 10;
 constexpr int64_t kMinChannelsPerItem = 64;
 
-inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 // a / b of a >= 0 and b > 0: in 32 bits where they will do. In 64 bits many CPUs take 40 to 90
 // cycles for it, as long as a small map's whole row.
 inline int64_t divide(int64_t a, int64_t b) {
