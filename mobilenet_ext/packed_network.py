@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +20,8 @@ from .geometry import conv_geometry
 
 if TYPE_CHECKING:
     from .folding import FoldedConv
+
+_HUGE_PAGE = 2 * 1024 * 1024
 
 _op = torch.ops.mobilenet_ext.mobilenet.default
 
@@ -59,7 +64,7 @@ class PackedNetwork:
             outputs = weight.shape[0]
             bias = biases[0] if biases else weight.new_zeros(outputs)
             parts.append(packing.pack_matrix(weight, bias))
-        self._weight = torch.cat(parts)
+        self._weight = _join(parts)
         self._rest = (outputs, bool(classifier), ACTIVATIONS[stem.activation])
         spatial = [stem, *(first for first, _ in blocks)]
         self._steps = [(conv.stride, conv.padding) for conv in spatial]
@@ -91,6 +96,11 @@ class PackedNetwork:
             and input.shape[1] == self._channels
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what pickles and deep copies hold, the weights in huge pages again."""
+        self.__dict__.update(state)
+        self._weight = _join([self._weight])
+
     def arguments(self, input: Tensor) -> Arguments:
         """Return the op's arguments for an input [N, C, H, W]."""
         size = input.shape[1:]
@@ -113,3 +123,20 @@ class PackedNetwork:
             rows.append([channels, filters, stride, *conv.padding])
             map_size, channels = conv.output_size(map_size, 3), filters
         return torch.tensor(rows)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate vectors, in huge pages where the system has them."""
+    size = sum(part.numel() for part in parts)
+    joined = _empty_in_huge_pages(size) if sys.platform == "linux" else torch.empty(size)
+    return torch.cat(list(parts), out=joined)
+
+
+def _empty_in_huge_pages(size: int) -> Tensor:
+    """Return float32 memory of its own: malloc's may have been touched, and keeps its pages."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, 4 * size + _HUGE_PAGE, flags=flags)
+    with contextlib.suppress(OSError):  # a system without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    floats = torch.frombuffer(memory, dtype=torch.float32)
+    return floats[-floats.data_ptr() % _HUGE_PAGE // 4 :][:size]

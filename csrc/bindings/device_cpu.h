@@ -8,6 +8,7 @@
 #include <new>
 #include <thread>
 
+#include "bindings/huge_pages.h"
 #include "bindings/tensor.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/image_patches.h"
@@ -16,21 +17,33 @@ namespace mobilenet_ext {
 
 class ThreadScratch {
  public:
+  ThreadScratch() = default;
+  ThreadScratch(const ThreadScratch&) = delete;
+  ~ThreadScratch() { free(); }
+
   // At least `bytes`, aligned; valid until this thread asks for more.
   void* at_least(int64_t bytes) {
     if (bytes > bytes_) {
-      memory_.reset(static_cast<char*>(::operator new(bytes, kAlign)));
+      free();
+      memory_ = is_large(bytes) ? map_huge_pages(bytes) : std::aligned_alloc(kAlignment, bytes);
+      if (!memory_) throw std::bad_alloc();
       bytes_ = bytes;
     }
-    return memory_.get();
+    return memory_;
   }
 
  private:
-  static constexpr std::align_val_t kAlign{cpu::kAlignment};
-  struct Delete {
-    void operator()(char* memory) const { ::operator delete(memory, kAlign); }
-  };
-  std::unique_ptr<char, Delete> memory_;
+  static constexpr int64_t kAlignment = cpu::kAlignment;  // which divides what the kernels ask for
+
+  static bool is_large(int64_t bytes) { return bytes > kHugePage / 2; }
+
+  void free() {
+    is_large(bytes_) ? unmap_huge_pages(memory_, bytes_) : std::free(memory_);
+    memory_ = nullptr;
+    bytes_ = 0;
+  }
+
+  void* memory_ = nullptr;
   int64_t bytes_ = 0;
 };
 

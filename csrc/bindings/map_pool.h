@@ -12,6 +12,8 @@
 #include <mutex>
 #include <vector>
 
+#include "bindings/huge_pages.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -45,7 +47,7 @@ class MapPool {
   // At least `least` bytes: of the blocks that fit best the one that came back last, which may
   // still be in a cache. Of a null pointer if there is no memory.
   Block take(int64_t least) {
-    const int64_t bytes = (least + kHugePage - 1) / kHugePage * kHugePage;
+    const int64_t bytes = round_to_huge_pages(least);
     Block block = take_idle(bytes);
     if (!block.memory) block = allocate(bytes);
     if (!block.memory) {
@@ -61,25 +63,9 @@ class MapPool {
     free_all(put_idle(block));
   }
 
-  // A hint: if the system has no huge pages, nothing changes.
-  static void prefer_huge_pages(void* memory, int64_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-    constexpr uintptr_t kPage = 4096;
-    const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
-    const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
-    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-    (void)memory, (void)bytes;
-#endif
-  }
-
  private:
-  static constexpr int64_t kHugePage = 2 * 1024 * 1024;
-
   static Block allocate(int64_t bytes) {
-    void* memory = std::aligned_alloc(kHugePage, bytes);
-    if (memory) prefer_huge_pages(memory, bytes);
-    return {memory, bytes};
+    return {map_huge_pages(bytes), bytes};
   }
 
   static void lend_to_system(Block block) {
@@ -91,7 +77,7 @@ class MapPool {
   }
 
   static void free_all(const std::vector<Block>& blocks) {
-    for (const Block& block : blocks) std::free(block.memory);
+    for (const Block& block : blocks) unmap_huge_pages(block.memory, block.bytes);
   }
 
   Block take_idle(int64_t bytes) {

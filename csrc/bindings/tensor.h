@@ -133,7 +133,7 @@ inline Tensor empty_map(const Tensor& like, const MapSize& s, Layout layout) {
     if (block.memory) return pooled_map(like, sizes, strides, block);
   }
   const Tensor t = empty_strided(like, like.scalar_type(), 4, sizes, strides);  // or says why not
-  if (is_large) MapPool::prefer_huge_pages(t.mutable_data_ptr(), bytes);
+  if (is_large) prefer_huge_pages(t.mutable_data_ptr(), bytes);
   return t;
 }
 
