@@ -64,9 +64,7 @@ class MapPool {
   }
 
  private:
-  static Block allocate(int64_t bytes) {
-    return {map_huge_pages(bytes), bytes};
-  }
+  static Block allocate(int64_t bytes) { return {map_huge_pages(bytes), bytes}; }
 
   static void lend_to_system(Block block) {
 #if defined(__linux__) && defined(MADV_FREE)

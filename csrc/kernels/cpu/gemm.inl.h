@@ -30,8 +30,8 @@ inline int64_t row_pitch(int64_t channels) {
   return padded % 256 == 0 ? padded + kPanel : padded;
 }
 
-// Where weights are too deep for the L1 cache, the lines of so many steps ahead are asked for: a tile
-// of AVX-512 takes four every 12 cycles. Narrower vectors need a quarter of that.
+// Where weights are too deep for the L1 cache, the lines of so many steps ahead are asked for: a
+// tile of AVX-512 takes four every 12 cycles. Narrower vectors need a quarter of that.
 constexpr int64_t kStepsAhead = kLanes<float> == 16 ? 16 : 0;
 constexpr int64_t kDeep = 192;
 
@@ -68,23 +68,37 @@ struct Tile {
                                                        int64_t depth_stride, const A* b,
                                                        int64_t panel_stride, int64_t depth) {
     for (int64_t k = 0; k < depth; ++k) {
-      Vec<A> line[kVectors];
+      step<kAhead>(a + k * depth_stride, row_stride, b + k * kPanel, panel_stride);
+    }
+  }
+
+  template <int64_t kAhead>
+  __attribute__((always_inline)) inline void step(const A* a, int64_t row_stride, const A* b,
+                                                  int64_t panel_stride) {
+    Vec<A> line[kVectors];
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) {
-        const A* from = b + p * panel_stride + k * kPanel;
-        if constexpr (kAhead > 0) __builtin_prefetch(from + kAhead * kPanel);
+    for (int p = 0; p < kPanels; ++p) {
+      const A* from = b + p * panel_stride;
+      if constexpr (kAhead > 0) __builtin_prefetch(from + kAhead * kPanel);
 #pragma GCC unroll 8
-        for (int v = 0; v < kWidth; ++v) {
-          line[p * kWidth + v] = load(from + v * kLanes<A>, AllLanes{});
-        }
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const Vec<A> x = broadcast(a[r * row_stride + k * depth_stride]);
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) sum[r][v] += x * line[v];
+      for (int v = 0; v < kWidth; ++v) {
+        line[p * kWidth + v] = load(from + v * kLanes<A>, AllLanes{});
       }
     }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> x = broadcast(a[r * row_stride]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[r][v] += x * line[v];
+    }
+  }
+
+  // The same where the depth of `a` lies scattered: element k of each row at offsets[k].
+  __attribute__((always_inline)) inline void add_scattered(const A* a, int64_t row_stride,
+                                                           const int64_t* offsets, const A* b,
+                                                           int64_t panel_stride, int64_t depth) {
+    for (int64_t k = 0; k < depth; ++k)
+      step<0>(a + offsets[k], row_stride, b + k * kPanel, panel_stride);
   }
 
   template <Activation kActivation>

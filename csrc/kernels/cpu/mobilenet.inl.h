@@ -163,7 +163,7 @@ void run_group(const Group& group, float* tile) {
 inline int64_t tile_bytes(const MobileNetArgs& args, const Groups& groups) {
   const int64_t head =
       groups.images * (row_pitch(last_layer(args).out_channels) + round_to_panels(args.outputs));
-  int64_t bytes = max_of(StemRing(args.stem.conv, nullptr).bytes, head * kFloatBytes);
+  int64_t bytes = max_of(StemRing(args, nullptr).bytes, head * kFloatBytes);
   const int64_t workers = groups.shared ? args.workers : 1;
   for (int64_t i = 0; i < args.block_count; ++i) {
     const BlockSchedule schedule(args.blocks[i], groups.images, workers);

@@ -1,7 +1,8 @@
 // The stem of whole-network inference: act(conv(image) + bias), a dense 3 x 3 convolution, straight
-// from an image of any strides. The three input rows of an output row are staged as padded NHWC
-// pixels, where the patches of neighbouring outputs are rows of a matrix that overlap: the product
-// reads them in place, one row of taps at a time.
+// from an image of any strides. The three input rows of an output row are staged with their padding
+// and in the image's own order, pixel by pixel or channel by channel, so that staging copies whole
+// rows. There the patches of neighbouring outputs are rows of a matrix that overlap, a few elements
+// apart: the product reads them in place.
 #pragma once
 
 #include "kernels/cpu/gemm.inl.h"
@@ -14,16 +15,35 @@ namespace {
 // Staged rows: row r of the padded image lies in slot r % 3.
 struct StemRing {
   float* data;
-  int64_t row_floats;
+  int64_t pixels;                        // of a row
+  int64_t pixel_stride, channel_stride;  // in a row
+  int64_t* offsets;                      // of a patch's elements, in the order of the weights
   int64_t bytes;
 
-  StemRing(const ConvShape& s, void* scratch) {
+  StemRing(const MobileNetArgs& args, void* scratch) {
+    const ConvShape& s = args.stem.conv;
+    const bool interleaved = args.image_strides[1] == 1;
     Arena arena(scratch);
-    row_floats = ((s.out_width - 1) * s.stride + 3) * s.channels;
-    data = arena.take<float>(3 * row_floats);
+    pixels = (s.out_width - 1) * s.stride + 3;
+    pixel_stride = interleaved ? s.channels : 1;
+    channel_stride = interleaved ? 1 : pixels;
+    data = arena.take<float>(3 * pixels * s.channels);
+    offsets = arena.take<int64_t>(stem_depth(s.channels));
     bytes = arena.bytes();
   }
-  float* row(int64_t r) const { return data + r % 3 * row_floats; }
+  float* row(int64_t r, int64_t channels) const { return data + r % 3 * pixels * channels; }
+
+  // For patches whose first row is `top`.
+  void find_offsets(int64_t top, int64_t channels) const {
+    int64_t* offset = offsets;
+    for (int64_t y = top; y < top + 3; ++y) {
+      for (int64_t x = 0; x < 3; ++x) {
+        for (int64_t c = 0; c < channels; ++c) {
+          *offset++ = row(y, channels) - data + x * pixel_stride + c * channel_stride;
+        }
+      }
+    }
+  }
 };
 
 // Stages row r of padded image n.
@@ -31,54 +51,67 @@ inline void stage_stem_row(const MobileNetArgs& args, int64_t n, int64_t r, cons
   const ConvShape& s = args.stem.conv;
   const int64_t* strides = args.image_strides;
   const int64_t y = r - s.pad_top;
-  float* to = ring.row(r);
-  __builtin_memset(to, 0, sizeof(float) * ring.row_floats);
+  float* to = ring.row(r, s.channels);
+  __builtin_memset(to, 0, sizeof(float) * ring.pixels * s.channels);
   if (y < 0 || y >= s.in_height) return;
   const float* from = args.image + n * strides[0] + y * strides[2];
-  const int64_t width = min_of(s.in_width, divide(ring.row_floats, s.channels) - s.pad_left);
-  to += s.pad_left * s.channels;
+  const int64_t width = min_of(s.in_width, ring.pixels - s.pad_left);
+  to += s.pad_left * ring.pixel_stride;
   if (strides[1] == 1 && strides[3] == s.channels) {
     __builtin_memcpy(to, from, sizeof(float) * width * s.channels);
     return;
   }
   for (int64_t c = 0; c < s.channels; ++c) {
-    for (int64_t x = 0; x < width; ++x) {
-      to[x * s.channels + c] = from[c * strides[1] + x * strides[3]];
+    const float* plane = from + c * strides[1];
+    float* const to_plane = to + c * ring.channel_stride;
+    if (strides[3] == 1 && ring.pixel_stride == 1) {
+      __builtin_memcpy(to_plane, plane, sizeof(float) * width);
+      continue;
     }
+    for (int64_t x = 0; x < width; ++x) to_plane[x * ring.pixel_stride] = plane[x * strides[3]];
   }
 }
 
-template <int kRows, int kWidth, Activation kActivation>
-void stem_tile(const MobileNetLayer& stem, const StemRing& ring, int64_t top, int64_t x,
-               int64_t panel, float* to) {
-  const int64_t channels = stem.conv.channels, depth = stem_depth(channels);
-  const int64_t panel_stride = depth * kPanel, step = stem.conv.stride * channels;
+// kWidth: vectors of each panel that hold channels.
+template <int kRows, int kPanels, int kWidth, Activation kActivation>
+void stem_tile(const MobileNetLayer& stem, const StemRing& ring, int64_t x, int64_t panel,
+               float* to) {
+  const int64_t depth = stem_depth(stem.conv.channels), panel_stride = depth * kPanel;
+  const int64_t step = stem.conv.stride * ring.pixel_stride;
   const float* weight = stem.weight + panel * panel_stride;
-  Tile<float, kRows, 1, kWidth> tile;
+  const float* patch = ring.data + x * step;
+  Tile<float, kRows, kPanels, kWidth> tile;
   tile.start(stem.weight + round_to_panels(stem.out_channels) * depth + panel * kPanel);
-  for (int64_t y = 0; y < 3; ++y) {
-    tile.add(ring.row(top + y) + x * step, step, 1, weight + y * 3 * channels * kPanel,
-             panel_stride, 3 * channels);
+  if (step == 2) {  // every other pixel of planes: addresses need no registers
+    tile.add_scattered(patch, 2, ring.offsets, weight, panel_stride, depth);
+  } else {
+    tile.add_scattered(patch, step, ring.offsets, weight, panel_stride, depth);
   }
   tile.template finish<kActivation>(to + panel * kPanel, row_pitch(stem.out_channels));
 }
 
-// A row of outputs in tiles whose panels have kWidth vectors; narrower panels leave registers for
-// more rows. Channels beyond the vectors of a panel are left as they are: nobody uses them.
-template <int kWidth, Activation kActivation>
-void stem_row(const MobileNetLayer& stem, const StemRing& ring, int64_t top, float* to) {
-  constexpr int kMostRows = most_tile_rows(kWidth, 12);
-  const RowTiles tiles(stem.conv.out_width, kMostRows);
+// Side by side in a tile: 32 channels as 12 x 2 vectors of AVX-512, 16 as 6 x 2 of AVX2.
+constexpr int kStemPanels = kPanelVectors<float> == 1 ? 2 : 1;
+
+// Panels from `first` on of a row of outputs, kPanels at a time as long as there are so many.
+// Narrow panels leave registers for more rows; channels beyond their vectors are left as they are:
+// nobody uses them.
+template <int kPanels, int kWidth, Activation kActivation>
+void stem_row(const MobileNetLayer& stem, const StemRing& ring, int64_t first, float* to) {
+  constexpr int kRows = most_tile_rows(kPanels * kWidth, 12);
   const int64_t panels = round_to_panels(stem.out_channels) / kPanel;
-  for (int64_t t = 0; t < tiles.count; ++t) {
+  const int64_t end = panels - (panels - first) % kPanels;
+  const RowTiles tiles(stem.conv.out_width, kRows);
+  for (int64_t t = 0; first < end && t < tiles.count; ++t) {
     const int64_t x = tiles.begin(t);
-    dispatch_rows<kMostRows>(tiles.size(t), [&](auto rows) {
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        stem_tile<decltype(rows)::value, kWidth, kActivation>(
-            stem, ring, top, x, panel, to + x * row_pitch(stem.out_channels));
+    dispatch_rows<kRows>(tiles.size(t), [&](auto rows) {
+      for (int64_t panel = first; panel < end; panel += kPanels) {
+        stem_tile<decltype(rows)::value, kPanels, kWidth, kActivation>(
+            stem, ring, x, panel, to + x * row_pitch(stem.out_channels));
       }
     });
   }
+  if constexpr (kPanels > 1) stem_row<1, kWidth, kActivation>(stem, ring, end, to);
 }
 
 // Output rows [rows.begin, rows.end), counted through all images from `first_image` on, of the map
@@ -88,7 +121,7 @@ void stem_rows(const MobileNetArgs& args, int64_t first_image, Range rows, float
                void* scratch) {
   const MobileNetLayer& stem = args.stem;
   const ConvShape& s = stem.conv;
-  const StemRing ring(s, scratch);
+  const StemRing ring(args, scratch);
   const bool narrow = stem.out_channels <= kLanes<float>;
   int64_t staged = 0;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
@@ -97,11 +130,12 @@ void stem_rows(const MobileNetArgs& args, int64_t first_image, Range rows, float
     for (staged = max_of(staged, top); staged < top + 3; ++staged) {
       stage_stem_row(args, first_image + image, staged, ring);
     }
+    ring.find_offsets(top, s.channels);
     float* to = output + r * s.out_width * row_pitch(stem.out_channels);
     if (narrow) {
-      stem_row<1, kActivation>(stem, ring, top, to);
+      stem_row<1, 1, kActivation>(stem, ring, 0, to);
     } else {
-      stem_row<kPanelVectors<float>, kActivation>(stem, ring, top, to);
+      stem_row<kStemPanels, kPanelVectors<float>, kActivation>(stem, ring, 0, to);
     }
   }
 }
