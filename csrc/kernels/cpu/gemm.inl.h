@@ -30,10 +30,17 @@ inline int64_t row_pitch(int64_t channels) {
   return padded % 256 == 0 ? padded + kPanel : padded;
 }
 
-// Where weights are too deep for the L1 cache, the lines of so many steps ahead are asked for: a
-// tile of AVX-512 takes four every 12 cycles. Narrower vectors need a quarter of that.
+// Where weights are too deep for the L1 cache, AVX-512's tile asks for the lines of so many steps
+// ahead: it takes four of them in 12 cycles. Narrower vectors need a quarter of that.
 constexpr int64_t kStepsAhead = kLanes<float> == 16 ? 16 : 0;
 constexpr int64_t kDeep = 192;
+
+// What a product fetches into the L2 cache on its way, `step` elements each step of a tile.
+template <typename A>
+struct Fetch {
+  const A* from;
+  int64_t step;
+};
 
 // kWidth: vectors of each panel's lines that count; fewer than all of them go with a single panel.
 template <typename A, int kRows, int kPanels, int kWidth = kPanelVectors<A>>
@@ -56,30 +63,37 @@ struct Tile {
   __attribute__((always_inline)) inline void add(const A* a, int64_t row_stride,
                                                  int64_t depth_stride, const A* b,
                                                  int64_t panel_stride, int64_t depth) {
-    if (kStepsAhead > 0 && kRows > 3 && depth >= kDeep) {
-      add_steps<kStepsAhead>(a, row_stride, depth_stride, b, panel_stride, depth);
-    } else {
-      add_steps<0>(a, row_stride, depth_stride, b, panel_stride, depth);
-    }
-  }
-
-  template <int64_t kAhead>
-  __attribute__((always_inline)) inline void add_steps(const A* a, int64_t row_stride,
-                                                       int64_t depth_stride, const A* b,
-                                                       int64_t panel_stride, int64_t depth) {
     for (int64_t k = 0; k < depth; ++k) {
-      step<kAhead>(a + k * depth_stride, row_stride, b + k * kPanel, panel_stride);
+      step<false>(a + k * depth_stride, row_stride, b + k * kPanel, panel_stride);
     }
   }
 
-  template <int64_t kAhead>
+  // The same for a deep b.
+  __attribute__((always_inline)) inline void add_deep(const A* a, int64_t row_stride, const A* b,
+                                                      int64_t panel_stride, int64_t depth,
+                                                      Fetch<A> fetch) {
+    for (int64_t k = 0; k < depth; ++k) {
+      __builtin_prefetch(fetch.from + k * fetch.step, 0, 2);
+      step<true>(a + k, row_stride, b + k * kPanel, panel_stride);
+    }
+  }
+
+  // The same where the depth of `a` lies scattered: element k of each row at offsets[k].
+  __attribute__((always_inline)) inline void add_scattered(const A* a, int64_t row_stride,
+                                                           const int64_t* offsets, const A* b,
+                                                           int64_t panel_stride, int64_t depth) {
+    for (int64_t k = 0; k < depth; ++k)
+      step<false>(a + offsets[k], row_stride, b + k * kPanel, panel_stride);
+  }
+
+  template <bool kPrefetch>
   __attribute__((always_inline)) inline void step(const A* a, int64_t row_stride, const A* b,
                                                   int64_t panel_stride) {
     Vec<A> line[kVectors];
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
       const A* from = b + p * panel_stride;
-      if constexpr (kAhead > 0) __builtin_prefetch(from + kAhead * kPanel);
+      if constexpr (kPrefetch) __builtin_prefetch(from + kStepsAhead * kPanel);
 #pragma GCC unroll 8
       for (int v = 0; v < kWidth; ++v) {
         line[p * kWidth + v] = load(from + v * kLanes<A>, AllLanes{});
@@ -91,14 +105,6 @@ struct Tile {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sum[r][v] += x * line[v];
     }
-  }
-
-  // The same where the depth of `a` lies scattered: element k of each row at offsets[k].
-  __attribute__((always_inline)) inline void add_scattered(const A* a, int64_t row_stride,
-                                                           const int64_t* offsets, const A* b,
-                                                           int64_t panel_stride, int64_t depth) {
-    for (int64_t k = 0; k < depth; ++k)
-      step<0>(a + offsets[k], row_stride, b + k * kPanel, panel_stride);
   }
 
   template <Activation kActivation>
@@ -135,15 +141,20 @@ struct Product {
   int64_t panels;
   A* c;
   int64_t c_stride;
+  const A* following;  // weights of the product after this one
 };
 
 template <int kRows, int kPanels, Activation kActivation, typename A>
-void product_tile(const Product<A>& p, int64_t row, int64_t panel) {
+void product_tile(const Product<A>& p, int64_t row, int64_t panel, Fetch<A> fetch) {
   const int64_t panel_stride = p.depth * kPanel;
+  const A *a = p.a + row * p.a_stride, *b = p.b + panel * panel_stride;
   Tile<A, kRows, kPanels> tile;
   tile.start(p.bias ? p.bias + panel * kPanel : nullptr);
-  tile.add(p.a + row * p.a_stride, p.a_stride, 1, p.b + panel * panel_stride, panel_stride,
-           p.depth);
+  if (kStepsAhead > 0 && kRows > 3 && p.depth >= kDeep) {
+    tile.add_deep(a, p.a_stride, b, panel_stride, p.depth, fetch);
+  } else {
+    tile.add(a, p.a_stride, 1, b, panel_stride, p.depth);
+  }
   tile.template finish<kActivation>(p.c + row * p.c_stride + panel * kPanel, p.c_stride);
 }
 
@@ -187,25 +198,28 @@ constexpr int64_t tile_panels(int64_t rows) {
 
 // Panels [first, last) of all rows, kPanels at a time as long as there are so many.
 template <Activation kActivation, int kPanels, typename A>
-inline void product_panels(const Product<A>& p, int64_t first, int64_t last) {
+inline void product_panels(const Product<A>& p, int64_t first, int64_t last, const A* fetch) {
   if (kPanels <= tile_panels<A>(p.rows)) {
     constexpr int kRows = max_of(1, kMostRows<A, kPanels>);
     const RowTiles tiles(p.rows, kRows);
     const int64_t end = last - (last - first) % kPanels;
+    const int64_t step = ceil_div(kPanels * kPanel, tiles.count);
     for (int64_t t = 0; first < end && t < tiles.count; ++t) {
       dispatch_rows<kRows>(tiles.size(t), [&](auto rows) {
         for (int64_t panel = first; panel < end; panel += kPanels) {
-          product_tile<decltype(rows)::value, kPanels, kActivation>(p, tiles.begin(t), panel);
+          product_tile<decltype(rows)::value, kPanels, kActivation>(
+              p, tiles.begin(t), panel, Fetch<A>{fetch + t * step * p.depth, step});
         }
       });
     }
     first = end;
   }
-  if constexpr (kPanels > 1) product_panels<kActivation, kPanels / 2>(p, first, last);
+  if constexpr (kPanels > 1) product_panels<kActivation, kPanels / 2>(p, first, last, fetch);
 }
 
 // Panels that stay in the L1 cache are used for all rows before the next: b is then read once from
-// where it comes, and a from L2 once for each group of panels.
+// where it comes, and a from L2 once for each group of panels. Deep panels stay in L2 meanwhile,
+// and those that come next are fetched there.
 constexpr int64_t kPanelGroupBytes = 16 * 1024;
 
 template <Activation kActivation, typename A>
@@ -214,7 +228,9 @@ inline void product(const Product<A>& p) {
   const int64_t wide = tile_panels<A>(p.rows), fitting = divide(kPanelGroupBytes, panel_bytes);
   const int64_t group = max_of(wide, fitting - fitting % wide);
   for (int64_t panel = 0; panel < p.panels; panel += group) {
-    product_panels<kActivation, kWidestTile>(p, panel, min_of(panel + group, p.panels));
+    const int64_t end = panel + group;
+    const A* fetch = end < p.panels ? p.b + end * kPanel * p.depth : p.following;
+    product_panels<kActivation, kWidestTile>(p, panel, min_of(end, p.panels), fetch);
   }
 }
 

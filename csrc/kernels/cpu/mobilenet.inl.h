@@ -50,9 +50,10 @@ void depthwise(const MobileNetLayer& block, const float* input, Range rows, floa
   }
 }
 
-// Panels of the block's pointwise product over the rows whose depthwise output is `a`.
+// Panels of the block's pointwise product over the rows whose depthwise output is `a`. The weights
+// of the next layer lie behind this one's.
 template <Activation kActivation>
-void pointwise(const MobileNetLayer& block, const float* a, Range rows, Range panels,
+void pointwise(const MobileNetLayer& block, const float* a, Range rows, Range panels, bool is_last,
                float* output) {
   const int64_t depth = block.conv.channels, pitch = row_pitch(block.out_channels);
   Product<float> p;
@@ -65,6 +66,7 @@ void pointwise(const MobileNetLayer& block, const float* a, Range rows, Range pa
   p.panels = panels.size();
   p.c = output + rows.begin * block.conv.out_width * pitch + panels.begin * kPanel;
   p.c_stride = pitch;
+  p.following = is_last ? block.point_weight + packed_matrix_size(block.out_channels, depth) : p.b;
   product<kActivation>(p);
 }
 
@@ -78,7 +80,7 @@ void run_block(const Group& group, int64_t index, int64_t item, float* tile) {
   depthwise<kActivation>(block, group.input_of(index), rows, tile);
   pointwise<kActivation>(block, tile, rows,
                          share(item - row_tile * schedule.shares, schedule.shares, panels),
-                         group.output_of(index));
+                         row_tile == schedule.tiles - 1, group.output_of(index));
 }
 
 // Mean over the pixels of the last map, for panels of channels; `to` is [images, row_pitch].
@@ -113,9 +115,10 @@ inline void run_head(const Group& group, Range panels, float* tile) {
   if (args.classifier) {
     float* logits = tile + images * stride;
     const float* bias = args.classifier + round_to_panels(args.outputs) * depth;
-    product<Activation::kNone>(Product<float>{tile, stride, images, depth,
-                                              args.classifier + first * depth, bias + first,
-                                              panels.size(), logits, panels.size() * kPanel});
+    const float* weight = args.classifier + first * depth;
+    product<Activation::kNone>(Product<float>{tile, stride, images, depth, weight, bias + first,
+                                              panels.size(), logits, panels.size() * kPanel,
+                                              weight});
     from = logits;
     stride = panels.size() * kPanel;
   }

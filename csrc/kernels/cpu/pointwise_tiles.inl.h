@@ -162,6 +162,7 @@ inline void multiply(Row<const A> a, int64_t depth, const A* panels, Range colum
   p.panels = round_to_panels(columns.size()) / kPanel;
   p.c = c.data;
   p.c_stride = c.stride;
+  p.following = p.b;
   product<Activation::kNone>(p);
 }
 
