@@ -174,6 +174,7 @@ struct Cpu {
   template <typename Args>
   static void run_program(const cpu::Program<Args>& program, Args args) {
     static thread_local ThreadScratch workspace;
+    program.plan(args);
     args.workspace = workspace.at_least(program.workspace_bytes(args));
     const int64_t phases = program.phases(args), scratch_bytes = program.scratch_bytes(args);
     const int64_t threads =

@@ -32,6 +32,13 @@ struct MobileNetLayer {
   const float* point_weight;  // block: matrix [C', C]
 };
 
+// How the work is divided, as the kernels have planned it.
+struct MobileNetPlan {
+  int64_t groups, group_images;  // of the batch
+  bool shared;                   // all workers share each group; otherwise each takes whole ones
+  int64_t front;                 // blocks that go with the stem, in bands of rows
+};
+
 struct MobileNetArgs {
   const float* image;  // [N, C, H, W] by the strides below, in elements
   int64_t image_strides[4];
@@ -44,6 +51,7 @@ struct MobileNetArgs {
   int64_t outputs;
   float* output;    // [N, outputs]
   int64_t workers;  // threads that will share the work; changes no result
+  MobileNetPlan plan;
   void* workspace;
 };
 

@@ -150,6 +150,7 @@ struct NetworkCheck {
     MobileNetArgs run = args;
     run.workers = workers;
     run.output = got.data();
+    table.mobilenet.plan(run);
     const auto workspace = sized(table.mobilenet.workspace_bytes(run));
     run.workspace = workspace.get();
     for (int64_t phase = 0; phase < table.mobilenet.phases(run); ++phase) {

@@ -32,6 +32,7 @@ struct Op {
 // args.workers tells the split how many there will be; results do not depend on it.
 template <typename Args>
 struct Program {
+  void (*plan)(Args&);  // first of all
   int64_t (*workspace_bytes)(const Args&);
   int64_t (*scratch_bytes)(const Args&);
   int64_t (*phases)(const Args&);

@@ -1,17 +1,15 @@
-// Whole-network inference. Each map is written once, in pixels of whole panels of channels, and a
-// block's depthwise output goes straight from a tile in the L2 cache into the pointwise product.
+// Whole-network inference. Each map is written once, in pixels of whole panels of channels, large
+// ones only in part (mobilenet_front.inl.h), and a block's depthwise output goes straight from a
+// tile in the L2 cache into the pointwise product.
 //
 // The batch is cut into groups of images. With as many groups as workers each worker takes a group
 // through the whole network by itself, in its own scratch, and nobody waits. Otherwise the workers
-// share every phase of a group: the stem, each block, the head. Sums never depend on the division,
-// so neither does any result.
+// share every phase of a group: the front, each block after it, the head. Sums never depend on the
+// division, so neither does any result.
 #pragma once
 
-#include "kernels/cpu/gemm.inl.h"
 #include "kernels/cpu/memory.h"
-#include "kernels/cpu/mobilenet_depthwise.inl.h"
-#include "kernels/cpu/mobilenet_schedule.h"
-#include "kernels/cpu/mobilenet_stem.inl.h"
+#include "kernels/cpu/mobilenet_front.inl.h"
 #include "kernels/dispatch.h"
 
 namespace mobilenet_ext::cpu {
@@ -24,7 +22,8 @@ struct GroupBuffers {
 
   GroupBuffers(const MobileNetArgs& args, int64_t images, void* base) {
     Arena arena(base);
-    for (float*& map : maps) map = arena.take<float>(images * largest_map_floats(args));
+    const int64_t floats = images * largest_map_floats(args, args.plan.front);
+    for (float*& map : maps) map = arena.take<float>(floats);
     bytes = arena.bytes();
   }
 };
@@ -36,51 +35,24 @@ struct Group {
   GroupBuffers buffers;
   int64_t workers;  // on this group
 
-  const float* input_of(int64_t block) const { return buffers.maps[block % 2]; }
-  float* output_of(int64_t block) const { return buffers.maps[(block + 1) % 2]; }
+  // Of a layer's output.
+  float* map_of(int64_t layer) const { return buffers.maps[layer % 2]; }
 };
 
 template <Activation kActivation>
-void depthwise(const MobileNetLayer& block, const float* input, Range rows, float* output) {
-  const int64_t pitch = row_pitch(block.conv.channels);
-  if (block.conv.stride == 1) {
-    depthwise_rows<1, kActivation>(block, input, pitch, rows, output);
-  } else {
-    depthwise_rows<2, kActivation>(block, input, pitch, rows, output);
-  }
-}
-
-// Panels of the block's pointwise product over the rows whose depthwise output is `a`. The weights
-// of the next layer lie behind this one's.
-template <Activation kActivation>
-void pointwise(const MobileNetLayer& block, const float* a, Range rows, Range panels, bool is_last,
-               float* output) {
-  const int64_t depth = block.conv.channels, pitch = row_pitch(block.out_channels);
-  Product<float> p;
-  p.a = a;
-  p.a_stride = row_pitch(depth);
-  p.rows = rows.size() * block.conv.out_width;
-  p.depth = depth;
-  p.b = block.point_weight + panels.begin * kPanel * depth;
-  p.bias = block.point_weight + round_to_panels(block.out_channels) * depth + panels.begin * kPanel;
-  p.panels = panels.size();
-  p.c = output + rows.begin * block.conv.out_width * pitch + panels.begin * kPanel;
-  p.c_stride = pitch;
-  p.following = is_last ? block.point_weight + packed_matrix_size(block.out_channels, depth) : p.b;
-  product<kActivation>(p);
-}
-
-template <Activation kActivation>
-void run_block(const Group& group, int64_t index, int64_t item, float* tile) {
-  const MobileNetLayer& block = group.args.blocks[index];
+void run_block(const Group& group, int64_t layer, int64_t item, float* tile) {
+  const MobileNetLayer& block = layer_at(group.args, layer);
   const BlockSchedule schedule(block, group.images.size(), group.workers);
   const int64_t row_tile = divide(item, schedule.shares);
   const Range rows = share(row_tile, schedule.tiles, schedule.rows);
-  const int64_t panels = round_to_panels(block.out_channels) / kPanel;
-  depthwise<kActivation>(block, group.input_of(index), rows, tile);
-  pointwise<kActivation>(block, tile, rows,
-                         share(item - row_tile * schedule.shares, schedule.shares, panels),
-                         row_tile == schedule.tiles - 1, group.output_of(index));
+  const Range panels =
+      share(item - row_tile * schedule.shares, schedule.shares, all_panels(block).end);
+  const float* following =
+      row_tile == schedule.tiles - 1 ? weight_after(block) : block.point_weight;
+  const MapRows input{group.map_of(layer - 1), block.conv.in_width * row_pitch(block.conv.channels),
+                      0, group.images.size() * block.conv.in_height};
+  block_rows<kActivation>(block, input, rows, panels, following, tile,
+                          group.map_of(layer) + rows.begin * row_floats(block));
 }
 
 // Mean over the pixels of the last map, for panels of channels; `to` is [images, row_pitch].
@@ -90,7 +62,7 @@ inline void pool(const Group& group, Range panels, float* to) {
   const int64_t pitch = row_pitch(last.out_channels);
   const float share_of_one = 1.0f / static_cast<float>(pixels);
   for (int64_t n = 0; n < group.images.size(); ++n) {
-    const float* map = group.input_of(group.args.block_count) + n * pixels * pitch;
+    const float* map = group.map_of(group.args.block_count) + n * pixels * pitch;
     for (int64_t c = panels.begin * kPanel; c < panels.end * kPanel; c += kLanes<float>) {
       Vec<float> sum = {};
       for (int64_t p = 0; p < pixels; ++p) sum += load(map + p * pitch + c, AllLanes{});
@@ -111,7 +83,7 @@ inline void run_head(const Group& group, Range panels, float* tile) {
   const int64_t first = panels.begin * kPanel;
   const float* from = tile + first;
   int64_t stride = row_pitch(depth);
-  pool(group, args.classifier ? Range{0, round_to_panels(depth) / kPanel} : panels, tile);
+  pool(group, args.classifier ? all_panels(last_layer(args)) : panels, tile);
   if (args.classifier) {
     float* logits = tile + images * stride;
     const float* bias = args.classifier + round_to_panels(args.outputs) * depth;
@@ -129,96 +101,99 @@ inline void run_head(const Group& group, Range panels, float* tile) {
   }
 }
 
-// Phases of a group: the stem, the blocks, the head.
-inline int64_t phase_count(const MobileNetArgs& args) { return args.block_count + 2; }
+// Phases of a group: the front, the other blocks, the head.
+inline int64_t phase_count(const MobileNetArgs& args) {
+  return args.block_count - args.plan.front + 2;
+}
 
 inline int64_t phase_items(const MobileNetArgs& args, int64_t images, int64_t workers,
                            int64_t phase) {
-  if (phase == 0) return stem_items(args.stem, images, workers);
-  if (phase > args.block_count) return min_of(workers, output_panels(args));
-  return BlockSchedule(args.blocks[phase - 1], images, workers).items();
+  if (phase == 0) return front_items(args, images, workers);
+  if (phase == phase_count(args) - 1) return min_of(workers, output_panels(args));
+  return BlockSchedule(layer_at(args, args.plan.front + phase), images, workers).items();
 }
 
 template <Activation kActivation>
-void run_phase(const Group& group, int64_t phase, int64_t item, float* tile) {
+void run_phase(const Group& group, int64_t phase, int64_t item, float* scratch) {
   const MobileNetArgs& args = group.args;
+  const int64_t front = args.plan.front, layer = front + phase;
+  if (phase > 0 && layer <= args.block_count) {
+    return run_block<kActivation>(group, layer, item, scratch);
+  }
   const int64_t items = phase_items(args, group.images.size(), group.workers, phase);
   if (phase == 0) {
-    const int64_t rows = group.images.size() * args.stem.conv.out_height;
-    stem_rows<kActivation>(args, group.images.begin, share(item, items, rows),
-                           group.buffers.maps[0], tile);
-  } else if (phase > args.block_count) {
-    run_head(group, share(item, items, output_panels(args)), tile);
+    const int64_t rows = group.images.size() * layer_at(args, front).conv.out_height;
+    run_front<kActivation>(args, group.images.begin, share(item, items, rows), group.map_of(front),
+                           scratch);
   } else {
-    run_block<kActivation>(group, phase - 1, item, tile);
+    run_head(group, share(item, items, output_panels(args)), scratch);
   }
 }
 
 template <Activation kActivation>
-void run_group(const Group& group, float* tile) {
+void run_group(const Group& group, float* scratch) {
   for (int64_t phase = 0; phase < phase_count(group.args); ++phase) {
     const int64_t items = phase_items(group.args, group.images.size(), group.workers, phase);
-    for (int64_t i = 0; i < items; ++i) run_phase<kActivation>(group, phase, i, tile);
+    for (int64_t i = 0; i < items; ++i) run_phase<kActivation>(group, phase, i, scratch);
   }
 }
 
-// What a worker needs beside the maps: the stem's rows, a depthwise tile, or the head's vectors.
-inline int64_t tile_bytes(const MobileNetArgs& args, const Groups& groups) {
+// What a worker needs beside the maps: the front's rings, a depthwise tile, or the head's vectors.
+inline int64_t phase_scratch_bytes(const MobileNetArgs& args) {
+  const int64_t images = args.plan.group_images;
   const int64_t head =
-      groups.images * (row_pitch(last_layer(args).out_channels) + round_to_panels(args.outputs));
-  int64_t bytes = max_of(StemRing(args, nullptr).bytes, head * kFloatBytes);
-  const int64_t workers = groups.shared ? args.workers : 1;
-  for (int64_t i = 0; i < args.block_count; ++i) {
-    const BlockSchedule schedule(args.blocks[i], groups.images, workers);
+      images * (row_pitch(last_layer(args).out_channels) + round_to_panels(args.outputs));
+  int64_t bytes = max_of(Front(args, nullptr).bytes, head * kFloatBytes);
+  const int64_t workers = args.plan.shared ? args.workers : 1;
+  for (int64_t i = args.plan.front + 1; i <= args.block_count; ++i) {
+    const BlockSchedule schedule(layer_at(args, i), images, workers);
     bytes = max_of(bytes, schedule.tile_floats * kFloatBytes);
   }
   return round_up(bytes, kAlignment);
 }
 
 inline int64_t mobilenet_workspace_bytes(const MobileNetArgs& args) {
-  const Groups groups(args);
-  return groups.shared ? GroupBuffers(args, groups.images, nullptr).bytes : 0;
+  return args.plan.shared ? GroupBuffers(args, args.plan.group_images, nullptr).bytes : 0;
 }
 
-// A tile, and in front of it the group's buffers where the worker is alone with them.
+// A phase's scratch, and in front of it the group's buffers where the worker is alone with them.
 inline int64_t mobilenet_scratch_bytes(const MobileNetArgs& args) {
-  const Groups groups(args);
-  const int64_t own = groups.shared ? 0 : GroupBuffers(args, groups.images, nullptr).bytes;
-  return own + tile_bytes(args, groups);
+  const MobileNetPlan& plan = args.plan;
+  const int64_t own = plan.shared ? 0 : GroupBuffers(args, plan.group_images, nullptr).bytes;
+  return own + phase_scratch_bytes(args);
 }
 
 inline int64_t mobilenet_phases(const MobileNetArgs& args) {
-  const Groups groups(args);
-  return groups.shared ? groups.count * phase_count(args) : 1;
+  return args.plan.shared ? args.plan.groups * phase_count(args) : 1;
 }
 
 inline int64_t mobilenet_items(const MobileNetArgs& args, int64_t phase) {
-  const Groups groups(args);
-  if (!groups.shared) return groups.count;
-  const Range images = groups.at(phase / phase_count(args));
+  if (!args.plan.shared) return args.plan.groups;
+  const Range images = group_at(args, phase / phase_count(args));
   return phase_items(args, images.size(), args.workers, phase % phase_count(args));
 }
 
 inline void mobilenet_run(const MobileNetArgs& args, int64_t phase, int64_t item, void* scratch) {
-  const Groups groups(args);
-  const Range images = groups.at(groups.shared ? phase / phase_count(args) : item);
-  const int64_t workers = groups.shared ? args.workers : 1;
-  void* base = groups.shared ? args.workspace : scratch;
-  const Group group{args, images, GroupBuffers(args, groups.images, base), workers};
-  float* tile = static_cast<float*>(scratch);
-  if (!groups.shared) tile += group.buffers.bytes / static_cast<int64_t>(sizeof(float));
+  const MobileNetPlan& plan = args.plan;
+  const Range images = group_at(args, plan.shared ? phase / phase_count(args) : item);
+  const int64_t workers = plan.shared ? args.workers : 1;
+  void* base = plan.shared ? args.workspace : scratch;
+  const Group group{args, images, GroupBuffers(args, plan.group_images, base), workers};
+  float* rest = static_cast<float*>(scratch);
+  if (!plan.shared) rest += group.buffers.bytes / kFloatBytes;
   dispatch_activation(args.activation, [&](auto activation) {
     constexpr Activation kActivation = decltype(activation)::value;
-    if (groups.shared) {
-      run_phase<kActivation>(group, phase % phase_count(args), item, tile);
+    if (plan.shared) {
+      run_phase<kActivation>(group, phase % phase_count(args), item, rest);
     } else {
-      run_group<kActivation>(group, tile);
+      run_group<kActivation>(group, rest);
     }
   });
 }
 
-constexpr Program<MobileNetArgs> kMobileNet = {mobilenet_workspace_bytes, mobilenet_scratch_bytes,
-                                               mobilenet_phases, mobilenet_items, mobilenet_run};
+constexpr Program<MobileNetArgs> kMobileNet = {plan_mobilenet,          mobilenet_workspace_bytes,
+                                               mobilenet_scratch_bytes, mobilenet_phases,
+                                               mobilenet_items,         mobilenet_run};
 
 }  // namespace
 }  // namespace mobilenet_ext::cpu

@@ -15,6 +15,19 @@ namespace {
 
 constexpr int64_t kRunBytes = 16 * 1024;  // of the L1 cache
 
+// Rows of a map: all, or the latest of them in a ring, where row `begin` lay first.
+struct MapRows {
+  float* data;
+  int64_t row_floats;
+  int64_t begin, count;
+
+  float* at(int64_t row) const {
+    int64_t slot = row - begin;
+    if (slot >= count) slot -= divide(slot, count) * count;
+    return data + slot * row_floats;
+  }
+};
+
 // A row of outputs of some channels, and the rows of its taps that lie inside the map.
 struct DepthwiseRow {
   const float* input[3];   // the first pixel of each input row
@@ -107,25 +120,23 @@ void depthwise_row(const ConvShape& s, const DepthwiseRow& row) {
   }
 }
 
-// Output rows [rows.begin, rows.end), counted through all images. `input` is [images, H, W, pitch],
-// `output` begins with the first of the rows.
+// Output rows [rows.begin, rows.end), counted through all images of the input; `output` begins with
+// the first of them.
 template <int kStride, Activation kActivation>
-void depthwise_rows(const MobileNetLayer& layer, const float* input, int64_t pitch, Range rows,
-                    float* output) {
+void depthwise_rows(const MobileNetLayer& layer, const MapRows& input, Range rows, float* output) {
   const ConvShape& s = layer.conv;
   DepthwiseRow row = {};
   row.channels = round_up(s.channels, kLanes<float>);
   row.tap_stride = round_to_panels(s.channels);
-  row.pitch = pitch;
+  row.pitch = row_pitch(s.channels);
   row.bias = layer.weight + 9 * row.tap_stride;
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t image = divide(r, s.out_height);
     const int64_t top = (r - image * s.out_height) * kStride - s.pad_top;
     const int64_t first = max_of(0, -top), end = min_of(3, s.in_height - top);
-    row.output = output + (r - rows.begin) * s.out_width * pitch;
+    row.output = output + (r - rows.begin) * s.out_width * row.pitch;
     for (int64_t y = first; y < end; ++y) {
-      const int64_t pixel = (image * s.in_height + top + y) * s.in_width;
-      row.input[y - first] = input + pixel * pitch;
+      row.input[y - first] = input.at(image * s.in_height + top + y);
       row.weight[y - first] = layer.weight + y * 3 * row.tap_stride;
     }
     if (end - first == 3) {
@@ -135,6 +146,15 @@ void depthwise_rows(const MobileNetLayer& layer, const float* input, int64_t pit
     } else {
       depthwise_row<1, kStride, kActivation>(s, row);
     }
+  }
+}
+
+template <Activation kActivation>
+void depthwise(const MobileNetLayer& block, const MapRows& input, Range rows, float* output) {
+  if (block.conv.stride == 1) {
+    depthwise_rows<1, kActivation>(block, input, rows, output);
+  } else {
+    depthwise_rows<2, kActivation>(block, input, rows, output);
   }
 }
 

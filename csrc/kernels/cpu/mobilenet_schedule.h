@@ -1,5 +1,6 @@
-// How whole-network inference is divided: the batch into groups of images, a block into tiles of
-// rows and shares of channels. Everything follows from shapes and from the number of workers.
+// How whole-network inference is divided: the batch into groups of images, the layers into a front
+// and blocks, a block into tiles of rows and shares of channels. Everything follows from shapes and
+// from the number of workers.
 #pragma once
 
 #include "kernels/cpu/gemm.inl.h"
@@ -18,16 +19,30 @@ constexpr int64_t kMinTilePixels = 48;
 // Groups a worker gets at least when each takes whole groups: the last ones end unevenly.
 constexpr int64_t kMinGroupsPerWorker = 4;
 
-// Floats of one image's output of `conv`, as `channels` channels.
-inline int64_t map_floats(const ConvShape& conv, int64_t channels) {
-  return conv.out_height * conv.out_width * row_pitch(channels);
+// Maps larger than this go from layer to layer in bands of rows.
+inline int64_t whole_map_bytes() { return l2_cache_bytes(); }
+// Rows of its last map that a worker gets in the front at least: at its edges rows are computed
+// twice.
+constexpr int64_t kMinFrontRows = 8;
+
+// Layer 0 is the stem.
+inline const MobileNetLayer& layer_at(const MobileNetArgs& args, int64_t layer) {
+  return layer ? args.blocks[layer - 1] : args.stem;
 }
 
-// Floats of one image's largest map.
-inline int64_t largest_map_floats(const MobileNetArgs& args) {
-  int64_t floats = map_floats(args.stem.conv, args.stem.out_channels);
-  for (int64_t i = 0; i < args.block_count; ++i) {
-    floats = max_of(floats, map_floats(args.blocks[i].conv, args.blocks[i].out_channels));
+// Floats of a row of a layer's output, and of one image's.
+inline int64_t row_floats(const MobileNetLayer& layer) {
+  return layer.conv.out_width * row_pitch(layer.out_channels);
+}
+inline int64_t map_floats(const MobileNetLayer& layer) {
+  return layer.conv.out_height * row_floats(layer);
+}
+
+// Floats of one image's largest map from the front's on.
+inline int64_t largest_map_floats(const MobileNetArgs& args, int64_t front) {
+  int64_t floats = 0;
+  for (int64_t i = front; i <= args.block_count; ++i) {
+    floats = max_of(floats, map_floats(layer_at(args, i)));
   }
   return floats;
 }
@@ -38,7 +53,7 @@ inline Range share(int64_t index, int64_t parts, int64_t size) {
 }
 
 inline const MobileNetLayer& last_layer(const MobileNetArgs& args) {
-  return args.block_count ? args.blocks[args.block_count - 1] : args.stem;
+  return layer_at(args, args.block_count);
 }
 
 // A block's items: tiles of rows x shares of output channels. An item computes the depthwise output
@@ -66,32 +81,53 @@ struct BlockSchedule {
   int64_t items() const { return tiles * shares; }
 };
 
-// Rows of the stem's output are cheap and many: a few items for each worker even out.
-inline int64_t stem_items(const MobileNetLayer& stem, int64_t images, int64_t workers) {
-  const int64_t rows = images * stem.conv.out_height;
-  return workers == 1 ? 1 : min_of(rows, 2 * workers);
-}
-
-struct Groups {
-  int64_t batch, images, count;
-  bool shared;  // all workers share each group; otherwise each has groups of its own
-
-  explicit Groups(const MobileNetArgs& args) : batch(args.batch) {
-    const int64_t fitting = max_of(1, divide(kGroupBytes, largest_map_floats(args) * kFloatBytes));
-    split(min_of(fitting, ceil_div(batch, args.workers)));
+// Images that workers take through the network one by one, or share.
+class GroupSplit {
+ public:
+  GroupSplit(const MobileNetArgs& args, int64_t front) : batch_(args.batch) {
+    const int64_t map_bytes = largest_map_floats(args, front) * kFloatBytes;
+    const int64_t fitting = max_of(1, divide(kGroupBytes, map_bytes));
+    split(min_of(fitting, ceil_div(batch_, args.workers)));
     shared =
         args.workers > 1 && count % args.workers != 0 && count < kMinGroupsPerWorker * args.workers;
     if (shared) split(fitting);
   }
 
-  Range at(int64_t index) const { return share(index, count, batch); }
+  int64_t count, images;
+  bool shared;
 
  private:
   void split(int64_t most) {
-    count = ceil_div(batch, max_of(1, most));
-    images = count ? ceil_div(batch, count) : 0;
+    count = ceil_div(batch_, max_of(1, most));
+    images = count ? ceil_div(batch_, count) : 0;
   }
+
+  int64_t batch_;
 };
+
+// Blocks that go with the stem: all up to the last that reads a large map.
+inline int64_t front_blocks(const MobileNetArgs& args) {
+  int64_t blocks = 0;
+  for (int64_t i = 0; i < args.block_count; ++i) {
+    if (map_floats(layer_at(args, i)) * kFloatBytes > whole_map_bytes()) blocks = i + 1;
+  }
+  return blocks;
+}
+
+inline void plan_mobilenet(MobileNetArgs& args) {
+  int64_t front = front_blocks(args);
+  GroupSplit groups(args, front);
+  const int64_t rows = groups.images * layer_at(args, front).conv.out_height;
+  if (groups.shared && rows < kMinFrontRows * args.workers) {
+    front = 0;
+    groups = GroupSplit(args, front);
+  }
+  args.plan = {groups.count, groups.images, groups.shared, front};
+}
+
+inline Range group_at(const MobileNetArgs& args, int64_t index) {
+  return share(index, args.plan.groups, args.batch);
+}
 
 }  // namespace
 }  // namespace mobilenet_ext::cpu

@@ -114,28 +114,24 @@ void stem_row(const MobileNetLayer& stem, const StemRing& ring, int64_t first, f
   if constexpr (kPanels > 1) stem_row<1, kWidth, kActivation>(stem, ring, end, to);
 }
 
-// Output rows [rows.begin, rows.end), counted through all images from `first_image` on, of the map
-// `output` of those images.
+// Output rows [rows.begin, rows.end) of an image; `output` begins with the first of them.
 template <Activation kActivation>
-void stem_rows(const MobileNetArgs& args, int64_t first_image, Range rows, float* output,
-               void* scratch) {
+void stem_rows(const MobileNetArgs& args, int64_t image, Range rows, float* output, void* scratch) {
   const MobileNetLayer& stem = args.stem;
   const ConvShape& s = stem.conv;
   const StemRing ring(args, scratch);
   const bool narrow = stem.out_channels <= kLanes<float>;
-  int64_t staged = 0;
-  for (int64_t r = rows.begin; r < rows.end; ++r) {
-    const int64_t image = divide(r, s.out_height), top = (r - image * s.out_height) * s.stride;
-    if (r == rows.begin || top == 0) staged = top;
+  int64_t staged = rows.begin * s.stride;
+  for (int64_t r = rows.begin; r < rows.end; ++r, output += row_floats(stem)) {
+    const int64_t top = r * s.stride;
     for (staged = max_of(staged, top); staged < top + 3; ++staged) {
-      stage_stem_row(args, first_image + image, staged, ring);
+      stage_stem_row(args, image, staged, ring);
     }
     ring.find_offsets(top, s.channels);
-    float* to = output + r * s.out_width * row_pitch(stem.out_channels);
     if (narrow) {
-      stem_row<1, 1, kActivation>(stem, ring, 0, to);
+      stem_row<1, 1, kActivation>(stem, ring, 0, output);
     } else {
-      stem_row<kStemPanels, kPanelVectors<float>, kActivation>(stem, ring, 0, to);
+      stem_row<kStemPanels, kPanelVectors<float>, kActivation>(stem, ring, 0, output);
     }
   }
 }
