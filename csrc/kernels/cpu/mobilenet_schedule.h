@@ -19,8 +19,10 @@ constexpr int64_t kMinTilePixels = 48;
 // Groups a worker gets at least when each takes whole groups: the last ones end unevenly.
 constexpr int64_t kMinGroupsPerWorker = 4;
 
-// Maps larger than this go from layer to layer in bands of rows.
-inline int64_t whole_map_bytes() { return l2_cache_bytes(); }
+// Larger maps go from layer to layer in bands of rows, unless the weights that each band reads
+// again are large too.
+inline int64_t whole_map_bytes() { return l2_cache_bytes() / 2; }
+inline int64_t band_weight_bytes() { return l2_cache_bytes() / 8; }
 // Rows of its last map that a worker gets in the front at least: at its edges rows are computed
 // twice.
 constexpr int64_t kMinFrontRows = 8;
@@ -109,6 +111,9 @@ class GroupSplit {
 inline int64_t front_blocks(const MobileNetArgs& args) {
   int64_t blocks = 0;
   for (int64_t i = 0; i < args.block_count; ++i) {
+    const MobileNetLayer& block = args.blocks[i];
+    const int64_t weights = block.conv.channels * block.out_channels;
+    if (weights * kFloatBytes > band_weight_bytes()) break;
     if (map_floats(layer_at(args, i)) * kFloatBytes > whole_map_bytes()) blocks = i + 1;
   }
   return blocks;
