@@ -10,8 +10,9 @@ namespace mobilenet_ext::cpu {
 namespace {
 
 constexpr int64_t kFloatBytes = sizeof(float);
-// The maps of a group stay in the caches, and small maps still give products of many rows.
-constexpr int64_t kGroupBytes = 2 * 1024 * 1024;
+// Each group of images reads all weights once more. So the largest map of all its images may be a
+// quarter of the weights, within these bounds.
+constexpr int64_t kMinGroupBytes = 512 * 1024, kMaxGroupBytes = 2 * 1024 * 1024;
 // A depthwise tile and the weights streaming past it share the L2 cache.
 inline int64_t tile_bytes() { return l2_cache_bytes() / 16 * 13; }
 // A worker reads its share of the weights for each tile: fewer pixels would not be worth it.
@@ -83,12 +84,20 @@ struct BlockSchedule {
   int64_t items() const { return tiles * shares; }
 };
 
+inline int64_t group_bytes(const MobileNetArgs& args) {
+  int64_t weights = args.classifier ? last_layer(args).out_channels * args.outputs : 0;
+  for (int64_t i = 0; i < args.block_count; ++i) {
+    weights += args.blocks[i].conv.channels * args.blocks[i].out_channels;
+  }
+  return min_of(max_of(weights * kFloatBytes / 4, kMinGroupBytes), kMaxGroupBytes);
+}
+
 // Images that workers take through the network one by one, or share.
 class GroupSplit {
  public:
   GroupSplit(const MobileNetArgs& args, int64_t front) : batch_(args.batch) {
     const int64_t map_bytes = largest_map_floats(args, front) * kFloatBytes;
-    const int64_t fitting = max_of(1, divide(kGroupBytes, map_bytes));
+    const int64_t fitting = max_of(1, divide(group_bytes(args), map_bytes));
     split(min_of(fitting, ceil_div(batch_, args.workers)));
     shared =
         args.workers > 1 && count % args.workers != 0 && count < kMinGroupsPerWorker * args.workers;
