@@ -60,7 +60,8 @@ def build_command(facts: dict[str, str]) -> type[cpp_extension.BuildExtension]:
 
 def _cpu_extension() -> Extension:
     sources = sorted(map(str, Path("csrc/kernels/cpu").glob("*.cpp")))
-    sources += [f"csrc/bindings/{name}.cpp" for name in ("checks", "library", "module")]
+    bindings = ("checks", "library", "module", "tensor_state")
+    sources += [f"csrc/bindings/{name}.cpp" for name in bindings]
     extension = cpp_extension.CppExtension(f"{PACKAGE}._C", sources)
     return _adapt(extension, {"cxx": _cxx_flags()})
 

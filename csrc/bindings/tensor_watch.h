@@ -9,10 +9,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <string>
 #include <vector>
 
 #include "bindings/python.h"
 #include "bindings/stamps.h"
+#include "bindings/tensor_state.h"
 
 namespace mobilenet_ext {
 
@@ -70,11 +72,13 @@ class TensorWatch {
     return name;
   }
 
-  // How Python tells a tensor's count of writes, looked up once.
+  // What is looked up once.
   struct Torch {
     pybind11::object tensor = pybind11::module_::import("torch").attr("Tensor");
     pybind11::object parameter = pybind11::module_::import("torch.nn").attr("Parameter");
-    pybind11::object version = tensor.attr("_version");
+    pybind11::object version = tensor.attr("_version");  // how Python tells a count of writes
+    bool is_known = knows_layout(
+        pybind11::module_::import("torch").attr("__version__").cast<std::string>().c_str());
 
     static const Torch& get() {
       static const Torch* const torch = new Torch;  // outlives the interpreter
@@ -91,7 +95,8 @@ class TensorWatch {
     PyTypeObject* type;
     AtenTensorHandle handle = nullptr;  // null: None
     const void* held = nullptr;         // by the handle; torch.utils.swap_tensors changes it
-    void* data = nullptr;
+    TensorState state = {};
+    void* data = nullptr;  // this and the next only where the state cannot be read
     uint64_t version = 0;
     bool reliable = true;
 
@@ -99,16 +104,21 @@ class TensorWatch {
       if (value == Py_None) return;
       if (Torch::get().is_plain(type)) handle = find_handle(value);
       reliable = handle && read(&version, &data);
-      if (reliable) held = content();
+      if (!reliable) return;
+      held = content();
+      if (!Torch::get().is_known) return;
+      state = read_state(held);
+      if (state.writes != version) state = {};  // Python knows better
     }
 
     bool is_still(PyObject* value) const {
       if (value != object || Py_TYPE(value) != type) return false;
       if (!handle) return true;
+      if (content() != held) return false;
+      if (state.storage) return read_state(held) == state;
       uint64_t version_now = 0;
       void* data_now = nullptr;
-      return content() == held && read(&version_now, &data_now) && version_now == version &&
-             data_now == data;
+      return read(&version_now, &data_now) && version_now == version && data_now == data;
     }
 
     void prefetch_object() const { __builtin_prefetch(object); }
