@@ -97,10 +97,9 @@ class PackedNetwork:
             return True
         return input.dim() == 4 and input.shape[1] == self._channels
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what pickles and deep copies hold, the weights in huge pages again."""
-        self.__dict__.update(state)
-        self._weight = _join([self._weight])
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what lies around the weights out of pickles and deep copies."""
+        return {**self.__dict__, "_weight": self._weight.clone(), "_latest": None}
 
     def arguments(self, input: Tensor) -> Arguments:
         """Return the op's arguments for an input [N, C, H, W]."""
@@ -108,7 +107,7 @@ class PackedNetwork:
 
     def __call__(self, input: Tensor) -> Tensor:
         """Logits or pooled features [N, outputs] of a float32 input [N, C, H, W]."""
-        output: Tensor = _op(input, self._weight, self._layers_of(input), *self._rest)
+        output: Tensor = _op(*self.arguments(input))
         return output
 
     def _layers_of(self, input: Tensor) -> Tensor:
@@ -119,7 +118,8 @@ class PackedNetwork:
         layers = self._layers.get(size)
         if layers is None:
             layers = self._layers[size] = self._layers_for(size)
-        self._latest = (input.shape, layers)
+        if not torch.compiler.is_compiling():
+            self._latest = (input.shape, layers)
         return layers
 
     def _layers_for(self, size: torch.Size) -> Tensor:
@@ -134,10 +134,11 @@ class PackedNetwork:
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
-    """Concatenate vectors, in huge pages where the system has them."""
+    """Concatenate float32 vectors on the CPU, in huge pages where the system has them."""
+    if sys.platform != "linux" or type(parts[0]) is not Tensor:
+        return torch.cat(list(parts))
     size = sum(part.numel() for part in parts)
-    joined = _empty_in_huge_pages(size) if sys.platform == "linux" else torch.empty(size)
-    return torch.cat(list(parts), out=joined)
+    return torch.cat(list(parts), out=_empty_in_huge_pages(size))
 
 
 def _empty_in_huge_pages(size: int) -> Tensor:

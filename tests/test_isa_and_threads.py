@@ -99,18 +99,24 @@ def test_same_bits_for_any_number_of_threads(threads: None, name: str, case: Con
         assert run() == expected, f"{count} threads, second run"
 
 
-@pytest.mark.parametrize("kilobytes", [128, 4096])
-def test_another_size_of_the_l2_cache(kilobytes: int, tmp_path: Path) -> None:
-    """Other tiles, the same results up to rounding."""
+def run_with_l2(kilobytes: int, code: str, path: Path) -> str:
+    """What a Python that believes in this size of the L2 cache prints."""
     run = subprocess.run(
-        [sys.executable, "-c", WITH_ANOTHER_L2],
+        [sys.executable, "-c", code],
         env=os.environ | {"MOBILENET_EXT_L2_KB": str(kilobytes)},
-        cwd=tmp_path,
+        cwd=path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("kilobytes", [128, 4096])
+def test_another_size_of_the_l2_cache(kilobytes: int, tmp_path: Path) -> None:
+    """Other tiles, the same results up to rounding."""
+    run_with_l2(kilobytes, WITH_ANOTHER_L2, tmp_path)
 
 
 WITH_ANOTHER_L2 = """
@@ -136,6 +142,31 @@ for name, parameter in stock.named_parameters():
     exact, found = parameter.grad, ours.get_parameter(name).grad.double()
     # A value that falls on the other side of a kink of relu6 has a share of some percent.
     assert (found - exact).norm() <= 0.1 * exact.norm(), name
+"""
+
+
+def test_inference_in_bands_of_rows_has_the_same_bits(tmp_path: Path) -> None:
+    """With a small L2 cache the first layers go in bands, with a large one map by map."""
+    in_bands = run_with_l2(128, LOGITS_OF_LARGE_MAPS, tmp_path)
+    assert len(set(in_bands.split())) > 8
+    assert in_bands == run_with_l2(4096, LOGITS_OF_LARGE_MAPS, tmp_path)
+
+
+LOGITS_OF_LARGE_MAPS = """
+import torch
+from mobilenet_ext import FusedMobileNet
+
+torch.manual_seed(0)
+for padding in ("keras", "torch"):
+    for alpha, activation in ((0.3, "relu6"), (0.55, "relu")):
+        model = FusedMobileNet(5, alpha=alpha, activation=activation, padding=padding).eval()
+        network = model.freeze()
+        for shape in ((1, 3, 97, 140), (3, 3, 130, 101), (2, 3, 160, 96)):
+            x = torch.randn(shape)
+            for images in (x, x.to(memory_format=torch.channels_last), x.transpose(2, 3)):
+                for threads in (1, 2, 5):
+                    torch.set_num_threads(threads)
+                    print(network(images).double().sum().item().hex())
 """
 
 

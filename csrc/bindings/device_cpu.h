@@ -1,4 +1,4 @@
-// Runs the CPU kernels: torch's thread pool, workspace from torch, scratch kept by each thread.
+// Runs the CPU kernels: torch's thread pool, workspace and scratch kept by each thread.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +19,7 @@ class ThreadScratch {
  public:
   ThreadScratch() = default;
   ThreadScratch(const ThreadScratch&) = delete;
+  ThreadScratch& operator=(const ThreadScratch&) = delete;
   ~ThreadScratch() { free(); }
 
   // At least `bytes`, aligned; valid until this thread asks for more.

@@ -39,7 +39,7 @@ inline void* map_huge_pages(int64_t bytes) {
       mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return nullptr;
   char* const begin = static_cast<char*>(memory);
-  const int64_t before = -reinterpret_cast<intptr_t>(memory) & (kHugePage - 1);
+  const int64_t before = -reinterpret_cast<uintptr_t>(memory) & (kHugePage - 1);
   if (before) munmap(begin, before);
   munmap(begin + before + wanted, kHugePage - before);
   prefer_huge_pages(begin + before, wanted);

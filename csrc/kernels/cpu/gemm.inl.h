@@ -30,10 +30,12 @@ inline int64_t row_pitch(int64_t channels) {
   return padded % 256 == 0 ? padded + kPanel : padded;
 }
 
-// Where weights are too deep for the L1 cache, AVX-512's tile asks for the lines of so many steps
-// ahead: it takes four of them in 12 cycles. Narrower vectors need a quarter of that.
+// Where four panels are far larger than the L1 cache, AVX-512's tile asks for the lines of so many
+// steps ahead: it takes four of them in 12 cycles. Narrower vectors need a quarter of that. At a
+// depth of 128 the instructions cost what they gain, and so they do in a tile of few rows, which
+// waits for its weights anyway.
 constexpr int64_t kStepsAhead = kLanes<float> == 16 ? 16 : 0;
-constexpr int64_t kDeep = 192;
+constexpr int64_t kDeep = 192, kFewRows = 3;
 
 // What a product fetches into the L2 cache on its way, `step` elements each step of a tile.
 template <typename A>
@@ -144,13 +146,15 @@ struct Product {
   const A* following;  // weights of the product after this one
 };
 
+// By itself, as its caller would take registers from the sums.
 template <int kRows, int kPanels, Activation kActivation, typename A>
-void product_tile(const Product<A>& p, int64_t row, int64_t panel, Fetch<A> fetch) {
+__attribute__((noinline)) void product_tile(const Product<A>& p, int64_t row, int64_t panel,
+                                            Fetch<A> fetch) {
   const int64_t panel_stride = p.depth * kPanel;
   const A *a = p.a + row * p.a_stride, *b = p.b + panel * panel_stride;
   Tile<A, kRows, kPanels> tile;
   tile.start(p.bias ? p.bias + panel * kPanel : nullptr);
-  if (kStepsAhead > 0 && kRows > 3 && p.depth >= kDeep) {
+  if (kStepsAhead > 0 && kRows > kFewRows && p.depth >= kDeep) {
     tile.add_deep(a, p.a_stride, b, panel_stride, p.depth, fetch);
   } else {
     tile.add(a, p.a_stride, 1, b, panel_stride, p.depth);
@@ -183,7 +187,7 @@ struct RowTiles {
 };
 
 constexpr int kWidestTile = 4;  // panels
-// Tiles of kPanels panels have at most so many rows.
+// Tiles of kPanels panels have at most so many rows; 0: there are no registers for one.
 template <typename A, int kPanels>
 constexpr int kMostRows = most_tile_rows(kPanels * kPanelVectors<A>, 12);
 
@@ -196,30 +200,40 @@ constexpr int64_t tile_panels(int64_t rows) {
   return kMostRows<A, 2> >= enough ? 2 : 1;
 }
 
-// Panels [first, last) of all rows, kPanels at a time as long as there are so many.
+// Panels [first, last) of all rows, kPanels at a time as long as there are so many; returns the
+// first that is left.
+template <Activation kActivation, int kPanels, typename A>
+inline int64_t product_tiles(const Product<A>& p, int64_t first, int64_t last, const A* fetch) {
+  constexpr int kRows = kMostRows<A, kPanels>;
+  const int64_t end = last - (last - first) % kPanels;
+  if (first == end) return end;
+  const RowTiles tiles(p.rows, kRows);
+  const int64_t step = ceil_div(kPanels * kPanel, tiles.count);
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    dispatch_rows<kRows>(tiles.size(t), [&](auto rows) {
+      for (int64_t panel = first; panel < end; panel += kPanels) {
+        product_tile<decltype(rows)::value, kPanels, kActivation>(
+            p, tiles.begin(t), panel, Fetch<A>{fetch + t * step * p.depth, step});
+      }
+    });
+  }
+  return end;
+}
+
+// The same of all of them, in tiles of kPanels and then of fewer.
 template <Activation kActivation, int kPanels, typename A>
 inline void product_panels(const Product<A>& p, int64_t first, int64_t last, const A* fetch) {
-  if (kPanels <= tile_panels<A>(p.rows)) {
-    constexpr int kRows = max_of(1, kMostRows<A, kPanels>);
-    const RowTiles tiles(p.rows, kRows);
-    const int64_t end = last - (last - first) % kPanels;
-    const int64_t step = ceil_div(kPanels * kPanel, tiles.count);
-    for (int64_t t = 0; first < end && t < tiles.count; ++t) {
-      dispatch_rows<kRows>(tiles.size(t), [&](auto rows) {
-        for (int64_t panel = first; panel < end; panel += kPanels) {
-          product_tile<decltype(rows)::value, kPanels, kActivation>(
-              p, tiles.begin(t), panel, Fetch<A>{fetch + t * step * p.depth, step});
-        }
-      });
+  if constexpr (kMostRows<A, kPanels> > 0) {
+    if (kPanels <= tile_panels<A>(p.rows)) {
+      first = product_tiles<kActivation, kPanels>(p, first, last, fetch);
     }
-    first = end;
   }
   if constexpr (kPanels > 1) product_panels<kActivation, kPanels / 2>(p, first, last, fetch);
 }
 
-// Panels that stay in the L1 cache are used for all rows before the next: b is then read once from
-// where it comes, and a from L2 once for each group of panels. Deep panels stay in L2 meanwhile,
-// and those that come next are fetched there.
+// Panels are used for all rows before the next: as many as stay in the L1 cache, or a tile's width.
+// So b is read once from where it comes, and a from L2 once for each group of panels. Deep panels
+// stay in L2 meanwhile, and those that come next are fetched there.
 constexpr int64_t kPanelGroupBytes = 16 * 1024;
 
 template <Activation kActivation, typename A>

@@ -47,8 +47,10 @@ void run_block(const Group& group, int64_t layer, int64_t item, float* tile) {
   const Range rows = share(row_tile, schedule.tiles, schedule.rows);
   const Range panels =
       share(item - row_tile * schedule.shares, schedule.shares, all_panels(block).end);
-  const float* following =
-      row_tile == schedule.tiles - 1 ? weight_after(block) : block.point_weight;
+  const bool is_last = row_tile == schedule.tiles - 1 || schedule.items() <= group.workers;
+  const float* following = is_last
+                               ? weight_after(block)
+                               : block.point_weight + panels.begin * kPanel * block.conv.channels;
   const MapRows input{group.map_of(layer - 1), block.conv.in_width * row_pitch(block.conv.channels),
                       0, group.images.size() * block.conv.in_height};
   block_rows<kActivation>(block, input, rows, panels, following, tile,

@@ -1,8 +1,9 @@
-// The front of whole-network inference: the stem, and with it the blocks whose maps are larger than
-// the L2 cache. They are not computed one after the other but in bands of a few rows: a band of the
-// front's last map asks the layer before for the rows that it reads, which asks the one before
-// that. What is between stays in rings of rows in the L2 cache, where whole maps would be written
-// to memory and read again. A network of small maps has a front of the stem alone.
+// The front of whole-network inference: the stem, and with it the blocks up to the last that reads
+// a map too large to stay in the L2 cache. They are not computed one after the other but in bands
+// of a few rows: a band of the front's last map asks the layer before for the rows that it reads,
+// which asks the one before that. What is between stays in rings of rows in the L2 cache, where
+// whole maps would be written to memory and read again. A network of small maps has a front of the
+// stem alone.
 #pragma once
 
 #include "kernels/cpu/memory.h"

@@ -24,8 +24,8 @@ constexpr int64_t kMinGroupsPerWorker = 4;
 // again are large too.
 inline int64_t whole_map_bytes() { return l2_cache_bytes() / 2; }
 inline int64_t band_weight_bytes() { return l2_cache_bytes() / 8; }
-// Rows of its last map that a worker gets in the front at least: at its edges rows are computed
-// twice.
+// Rows of the front's last map that a worker gets at least where they share it: at the edges of its
+// part rows are computed twice.
 constexpr int64_t kMinFrontRows = 8;
 
 // Layer 0 is the stem.

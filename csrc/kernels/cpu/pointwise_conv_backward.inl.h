@@ -72,10 +72,10 @@ inline void stage_operands(const PointwiseConvBackwardArgs& args, Range pixels, 
 template <typename A>
 inline void multiply_transposed(const A* grad, const A* input, int64_t pixels, bool add, A* to,
                                 int64_t pitch) {
-  constexpr int kMostRows = most_tile_rows(kPanelVectors<A>, kPanel);
-  const RowTiles tiles(kPanel, kMostRows);
+  constexpr int kRows = most_tile_rows(kPanelVectors<A>, kPanel);
+  const RowTiles tiles(kPanel, kRows);
   for (int64_t t = 0; t < tiles.count; ++t) {
-    dispatch_rows<kMostRows>(tiles.size(t), [&](auto rows) {
+    dispatch_rows<kRows>(tiles.size(t), [&](auto rows) {
       Tile<A, decltype(rows)::value, 1> tile;
       tile.start(nullptr);
       tile.add(grad + tiles.begin(t), 1, kPanel, input, 0, pixels);
