@@ -169,8 +169,8 @@ inline int check_network(const KernelTable& table) {
       {3, 6, 7, {{1, 16, 2}, {16, 24, 2}, {24, 24, 1}, {24, 300, 1}}, 19},
       {5, 4, 4, {{4, 9, 2}, {9, 16, 1}, {16, 8, 2}, {8, 40, 1}}, 33},
       {1, 40, 50, {{3, 32, 2}, {32, 64, 1}, {64, 70, 2}}, 3},
-      // With the L2 cache of 128 KB that CMakeLists.txt sets, two blocks go in bands of rows; of
-      // the second image two workers have a part each.
+      // With the L2 cache of 128 KB that CMakeLists.txt sets, two of three blocks go in bands of
+      // rows. In the second network all do, in parts that two workers have.
       {2, 61, 75, {{3, 24, 2}, {24, 40, 1}, {40, 40, 2}, {40, 24, 1}}, 5},
       {1, 133, 75, {{3, 24, 2}, {24, 40, 1}, {40, 40, 2}, {40, 24, 1}}, 5},
   };
