@@ -23,18 +23,33 @@ def any_items(dicts: list[Any]) -> bool:
     """Tell whether one of the dicts holds something."""
 
 def any_training(modules: list[Any]) -> bool:
-    """Tell whether one of the modules is in training mode."""
+    """Tell whether one of the modules, of which these are the dicts, is in training mode."""
 
-class TensorWatch:
-    """Tells whether the tensors (or None) in dicts have changed.
+def is_plain_inference() -> bool:
+    """Tell whether results need no gradients, autocast casts nothing and no trace is taken."""
+
+class ModelWatch:
+    """Tells whether a model has changed.
 
     A tensor has changed when another object took its place, when it was written to, or when its
-    data lies elsewhere. Tells objects apart by their addresses: keep them, and their data.
+    data lies elsewhere. Tells objects apart by their addresses, and keeps none: keep them, and the
+    data of the tensors.
+
+    Args:
+        modules: dicts of modules.
+        hooks: dicts of hooks.
+        modes: dicts of modules whose mode counts.
+        tensors: dicts of tensors, or None.
     """
 
-    def __init__(self, dicts: list[Any]) -> None: ...
+    def __init__(
+        self, modules: list[Any], hooks: list[Any], modes: list[Any], tensors: list[Any]
+    ) -> None: ...
     def is_reliable(self) -> bool:
         """Tell whether a change can be told: not of inference tensors or of subclasses."""
 
-    def is_current(self, dicts: list[Any]) -> bool:
-        """Tell whether they are still what they were; False where that cannot be told."""
+    def is_current(self) -> bool:
+        """Tell whether it is what it was, without hooks and in eval mode.
+
+        False where that cannot be told.
+        """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from . import dispatch, functional, layers, nn, stem
+from . import _C, dispatch, functional, layers, nn, stem
 from .batch_norm import update_running
 from .chain import run_chain
 from .frozen_cache import FrozenCache
@@ -103,20 +103,24 @@ class FusedMobileNet(MobileNet):
     def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:
         """Return the up-to-date frozen copy where it may stand in for this network."""
         if (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or nn.is_exporting()
-            or type(self).forward_features is not FusedMobileNet.forward_features
+            torch.compiler.is_compiling()
             or type(input) is not Tensor
-            or dispatch.is_autocast_enabled(input.device)
+            or not _C.is_plain_inference()
         ):
             return None
-        structure = self._current_structure()
         cache = self._frozen  # read once: another thread may forget it
-        if cache is None or cache.structure is not structure:
-            cache = self._frozen = FrozenCache(self, structure)
-        return cache.get(self)
+        if cache is None or not cache.is_current():
+            cache = self._frozen = self._new_cache()
+        return None if cache is None else cache.frozen
+
+    def _new_cache(self) -> FrozenCache | None:
+        """Freeze this network, if the copy does what it does."""
+        if self.training or type(self).forward_features is not FusedMobileNet.forward_features:
+            return None
+        structure = self._current_structure()
+        if structure.has_hooks() or structure.is_training():
+            return None
+        return FrozenCache(self, structure)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode and forget what was read of the weights."""

@@ -82,9 +82,8 @@ class FrozenMobileNet(Described, nn.Module):
         """
         if self._has_graphs:
             return self._forward_by_graph(input)
-        if self._packed is not None and self._packed.takes(input):
-            return self._packed(input)
-        return self._forward_by_layers(input)
+        logits = None if self._packed is None else self._packed(input)
+        return self._forward_by_layers(input) if logits is None else logits
 
     def _forward_by_graph(self, input: Tensor) -> Tensor | list[Tensor]:
         self._check_input(input)

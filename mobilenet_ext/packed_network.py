@@ -88,38 +88,43 @@ class PackedNetwork:
             and len({conv.activation for conv in convs}) == 1
         )
 
-    def takes(self, input: Tensor) -> bool:
-        """Tell whether the op runs on this input."""
-        if not input.is_cpu or input.dtype != torch.float32:
-            return False
-        latest = self._latest
-        if latest is not None and input.shape == latest[0]:
-            return True
-        return input.dim() == 4 and input.shape[1] == self._channels
+    def __call__(self, input: Tensor) -> Tensor | None:
+        """Logits or pooled features [N, outputs] of an input [N, C, H, W].
+
+        They know no gradients. None if the op does not run on this input.
+        """
+        layers = self._layers_of(input)
+        if layers is None:
+            return None
+        if input.requires_grad:
+            input = input.detach()
+        output: Tensor = _op(input, self._weight, layers, *self._rest)
+        return output
+
+    def arguments(self, input: Tensor) -> Arguments:
+        """Return the op's arguments for an input that it runs on."""
+        layers = self._layers_of(input)
+        assert layers is not None
+        return Arguments(input, self._weight, layers, *self._rest)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what lies around the weights out of pickles and deep copies."""
         return {**self.__dict__, "_weight": self._weight.clone(), "_latest": None}
 
-    def arguments(self, input: Tensor) -> Arguments:
-        """Return the op's arguments for an input [N, C, H, W]."""
-        return Arguments(input, self._weight, self._layers_of(input), *self._rest)
-
-    def __call__(self, input: Tensor) -> Tensor:
-        """Logits or pooled features [N, outputs] of a float32 input [N, C, H, W]."""
-        output: Tensor = _op(*self.arguments(input))
-        return output
-
-    def _layers_of(self, input: Tensor) -> Tensor:
-        latest = self._latest  # read once: another thread may change it
-        if latest is not None and input.shape == latest[0]:
+    def _layers_of(self, input: Tensor) -> Tensor | None:
+        """Return the table of layers for a float32 input on the CPU, [N, C, H, W]."""
+        if not input.is_cpu or input.dtype != torch.float32:
+            return None
+        shape, latest = input.shape, self._latest  # read once: another thread may change it
+        if latest is not None and shape == latest[0]:
             return latest[1]
-        size = input.shape[1:]
-        layers = self._layers.get(size)
+        if len(shape) != 4 or shape[1] != self._channels:
+            return None
+        layers = self._layers.get(shape[1:])
         if layers is None:
-            layers = self._layers[size] = self._layers_for(size)
+            layers = self._layers[shape[1:]] = self._layers_for(shape[1:])
         if not torch.compiler.is_compiling():
-            self._latest = (input.shape, layers)
+            self._latest = (shape, layers)
         return layers
 
     def _layers_for(self, size: torch.Size) -> Tensor:

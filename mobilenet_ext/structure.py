@@ -21,12 +21,12 @@ class Structure:
         self.chain: TrainingChain | None = None
         """The layers in order, for a model that may run as a chain."""
         holders = [module._modules for module in model.modules() if module._modules]
-        self._holders: list[dict[str, nn.Module | None]] = holders
+        self.holders: list[dict[str, nn.Module | None]] = holders
         self._present = self._collect()
         self._stamp: int | None = None
         self.modules = [module for module, _ in self._present if module is not None]
-        self._modal = [m for m in self.modules if isinstance(m, (_BatchNorm, _DropoutNd))]
-        self._hooks: list[dict[Any, Any]] = [
+        self.modes = [m.__dict__ for m in self.modules if isinstance(m, (_BatchNorm, _DropoutNd))]
+        self.hooks: list[dict[Any, Any]] = [
             hooks
             for module in self.modules
             for hooks in (
@@ -41,18 +41,18 @@ class Structure:
         """Tell whether the model is still made of the same modules, of the same types."""
         if torch.compiler.is_compiling():  # which follows Python only
             return self._collect() == self._present
-        stamp = _C.stamp_objects(self._holders)
+        stamp = _C.stamp_objects(self.holders)
         if self._stamp is None and self._collect() == self._present:
             self._stamp = stamp
         return stamp == self._stamp
 
     def has_hooks(self) -> bool:
         """Tell whether calling any of the modules runs more than its forward."""
-        return any(self._hooks) if torch.compiler.is_compiling() else _C.any_items(self._hooks)
+        return any(self.hooks) if torch.compiler.is_compiling() else _C.any_items(self.hooks)
 
     def is_training(self) -> bool:
         """Tell whether a BatchNorm or a dropout is in training mode."""
-        return _C.any_training(self._modal)
+        return _C.any_training(self.modes)
 
     def _collect(self) -> list[tuple[nn.Module | None, type]]:
-        return [(module, type(module)) for held in self._holders for module in held.values()]
+        return [(module, type(module)) for held in self.holders for module in held.values()]

@@ -106,8 +106,10 @@ def test_agrees_with_the_stock_network(threads: None, case: Case, count: int) ->
     stock, frozen, x = make(case)
     with torch.inference_mode():
         assert frozen._packed is not None
-        assert frozen._packed.takes(x)
-        assert_logits(frozen(x), stock(x.double()))
+        logits = frozen._packed(x)
+        assert logits is not None
+        assert_logits(logits, stock(x.double()))
+        assert bits(frozen(x)) == bits(logits)
 
 
 @over_cases
@@ -210,6 +212,11 @@ def test_wrong_number_of_channels_is_the_networks_error() -> None:
     frozen = make_pair()[1].freeze()
     with pytest.raises(ValueError, match=r"FrozenMobileNet: input must be .* with C = 3"):
         frozen(torch.zeros(1, 4, 32, 32))
+
+
+def test_gradients_are_not_recorded() -> None:
+    frozen = make_pair()[1].freeze()
+    assert not frozen(torch.zeros(1, 3, 32, 32, requires_grad=True)).requires_grad
 
 
 def test_what_the_op_does_not_take_goes_layer_by_layer() -> None:

@@ -6,10 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "bindings/model_watch.h"
 #include "bindings/page_faults.h"
 #include "bindings/python.h"
 #include "bindings/stamps.h"
-#include "bindings/tensor_watch.h"
+#include "bindings/torch_state.h"
 #include "kernels/cpu/kernels.h"
 
 namespace {
@@ -57,19 +58,25 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "isa", [] { return std::string(mobilenet_ext::cpu::kernels().name); },
       "The instruction set in use.");
-  m.def("stamp_objects", &mobilenet_ext::stamp_objects, pybind11::arg("dicts"),
+  m.def("stamp_objects", &mobilenet_ext::stamp_objects<pybind11::list>, pybind11::arg("dicts"),
         "Hash of the objects that dicts hold, and of their types.");
-  pybind11::class_<mobilenet_ext::TensorWatch>(m, "TensorWatch",
-                                               "Tells whether the tensors in dicts have changed.")
-      .def(pybind11::init<const pybind11::list&>(), pybind11::arg("dicts"))
-      .def("is_reliable", &mobilenet_ext::TensorWatch::is_reliable,
-           "Whether a change can be told: not of inference tensors or of subclasses.")
-      .def("is_current", &mobilenet_ext::TensorWatch::is_current, pybind11::arg("dicts"),
-           "Whether they are still what they were; False where that cannot be told.");
-  m.def("any_items", &mobilenet_ext::any_items, pybind11::arg("dicts"),
+  m.def("any_items", &mobilenet_ext::any_items<pybind11::list>, pybind11::arg("dicts"),
         "Whether one of the dicts holds something.");
-  m.def("any_training", &mobilenet_ext::any_training, pybind11::arg("modules"),
-        "Whether one of the modules is in training mode.");
+  m.def("any_training", &mobilenet_ext::any_training<pybind11::list>, pybind11::arg("modules"),
+        "Whether one of the modules, of which these are the dicts, is in training mode.");
+  using mobilenet_ext::ModelWatch;
+  pybind11::class_<ModelWatch>(m, "ModelWatch", "Tells whether a model has changed.")
+      .def(pybind11::init<const pybind11::list&, const pybind11::list&, const pybind11::list&,
+                          const pybind11::list&>(),
+           pybind11::arg("modules"), pybind11::arg("hooks"), pybind11::arg("modes"),
+           pybind11::arg("tensors"))
+      .def("is_reliable", &ModelWatch::is_reliable,
+           "Whether a change can be told: not of inference tensors or of subclasses.")
+      .def("is_current", &ModelWatch::is_current,
+           "Whether it is what it was, without hooks and in eval mode.");
+  m.def(
+      "is_plain_inference", [] { return mobilenet_ext::TorchState::get().is_plain_inference(); },
+      "Whether results need no gradients, autocast casts nothing and no trace is taken.");
   m.def("set_isa", &set_isa, pybind11::arg("name"),
         "Makes another instruction set the one in use.");
 }

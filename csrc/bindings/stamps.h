@@ -26,9 +26,9 @@ class Stamp {
   uint64_t hash_ = 0;
 };
 
-// Calls visit(key, value) for the items of all dicts in the list, until one returns false.
-template <typename Visit>
-bool for_each_item(const pybind11::list& dicts, Visit visit) {
+// Calls visit(key, value) for the items of all dicts, until one returns false.
+template <typename Dicts, typename Visit>
+bool for_each_item(const Dicts& dicts, Visit visit) {
   for (const pybind11::handle dict : dicts) {
     PyObject *key = nullptr, *value = nullptr;
     Py_ssize_t position = 0;
@@ -40,7 +40,8 @@ bool for_each_item(const pybind11::list& dicts, Visit visit) {
 }
 
 // Which objects the dicts hold, and their types.
-inline uint64_t stamp_objects(const pybind11::list& dicts) {
+template <typename Dicts>
+uint64_t stamp_objects(const Dicts& dicts) {
   Stamp stamp;
   for_each_item(dicts, [&](PyObject*, PyObject* value) {
     stamp.add_object(value);
@@ -50,21 +51,21 @@ inline uint64_t stamp_objects(const pybind11::list& dicts) {
 }
 
 // Whether one of the dicts holds something.
-inline bool any_items(const pybind11::list& dicts) {
+template <typename Dicts>
+bool any_items(const Dicts& dicts) {
   for (const pybind11::handle dict : dicts) {
     if (PyDict_GET_SIZE(dict.ptr())) return true;
   }
   return false;
 }
 
-// Whether one of the modules is in training mode.
-inline bool any_training(const pybind11::list& modules) {
+// Whether one of the modules, of which these are the dicts, is in training mode.
+template <typename Dicts>
+bool any_training(const Dicts& modules) {
   static PyObject* const name = PyUnicode_InternFromString("training");
   for (const pybind11::handle module : modules) {
-    const auto flag =
-        pybind11::reinterpret_steal<pybind11::object>(PyObject_GetAttr(module.ptr(), name));
-    if (!flag) throw pybind11::error_already_set();
-    if (PyObject_IsTrue(flag.ptr())) return true;
+    PyObject* const flag = PyDict_GetItemWithError(module.ptr(), name);
+    if (!flag || PyObject_IsTrue(flag)) return true;
   }
   return false;
 }

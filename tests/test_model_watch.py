@@ -1,4 +1,4 @@
-"""How the frozen copy's tensors are watched, where torch or Python is not as usual."""
+"""How a model is watched for its frozen copy, where torch or Python is not as usual."""
 
 import gc
 import weakref
@@ -6,26 +6,59 @@ from typing import Any
 
 import torch
 from models import images, make_pair
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mobilenet_ext import _C
 
 
+def watch_tensors(*dicts: dict[str, Any]) -> _C.ModelWatch:
+    return _C.ModelWatch([], [], [], list(dicts))
+
+
 def test_inference_tensors_are_not_relied_on() -> None:
     with torch.inference_mode():
-        tensors = [{"weight": torch.ones(2)}]
-    watch = _C.TensorWatch(tensors)
+        tensors = {"weight": torch.ones(2)}
+    watch = watch_tensors(tensors)
     assert not watch.is_reliable()
-    assert not watch.is_current(tensors)
+    assert not watch.is_current()
 
 
-def test_more_and_fewer_tensors() -> None:
+def test_other_tensors() -> None:
     held = {"weight": torch.ones(2), "bias": None}
-    watch = _C.TensorWatch([held])
+    bias = torch.ones(2)
+    watch = watch_tensors(held)
     assert watch.is_reliable()
-    assert watch.is_current([held])
-    assert not watch.is_current([held, {"other": None}])
-    assert not watch.is_current([{"weight": held["weight"]}])
+    assert watch.is_current()
+    held["bias"] = bias
+    assert not watch.is_current()
+    held["bias"] = None
+    assert watch.is_current()
+    held["more"] = None
+    assert not watch.is_current()
+    del held["more"], held["bias"]
+    assert not watch.is_current()
+
+
+def test_other_modules_hooks_and_modes() -> None:
+    first, second = nn.Dropout(), nn.Dropout()
+    first.eval()
+    modules, hooks = {"first": first}, {}
+    watch = _C.ModelWatch([modules], [hooks], [first.__dict__], [])
+    assert watch.is_current()
+    modules["first"] = second
+    assert not watch.is_current()
+    modules["first"] = first
+    first.__class__ = nn.Dropout2d
+    assert not watch.is_current()
+    first.__class__ = nn.Dropout
+    hooks[0] = print
+    assert not watch.is_current()
+    del hooks[0]
+    first.train()
+    assert not watch.is_current()
+    first.eval()
+    assert watch.is_current()
 
 
 def test_a_model_is_collected_after_inference() -> None:

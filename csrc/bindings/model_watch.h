@@ -1,7 +1,8 @@
-// Tells whether tensors that live in dicts are still what they were: the same objects, not written
-// to, with their data where it was. An inference asks this of some 140 tensors, whose memory the
-// weights of the last one have driven out of the caches. Asked one after the other, and by way of
-// Python, they would take as long as a small network does.
+// Tells whether a model is still what it was: the same modules, without hooks, none in training
+// mode, and the same tensors, not written to, with their data where it was. An inference asks this
+// of some 80 modules and 140 tensors, whose memory the weights of the last one have driven out of
+// the caches. Asked one after the other, and by way of Python, they would take as long as a small
+// network does.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,6 +11,7 @@
 #include <cstdint>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/python.h"
@@ -32,14 +34,13 @@ inline AtenTensorHandle find_handle(PyObject* tensor) {
   }
 }
 
-// Tensors and their data are told apart by their addresses, so whoever keeps a watch keeps them
-// too.
+using Dicts = std::vector<PyObject*>;  // borrowed
+
+// Dicts of tensors (or None). Batches counted by BatchNorm decide nothing and are left out.
 class TensorWatch {
  public:
-  // Takes note of the tensors (or None) in the dicts. Batches counted by BatchNorm decide nothing
-  // and are left out.
-  explicit TensorWatch(const pybind11::list& dicts) {
-    reliable_ = for_each_item(dicts, [&](PyObject* key, PyObject* value) {
+  explicit TensorWatch(Dicts dicts) : dicts_(std::move(dicts)) {
+    reliable_ = for_each_item(dicts_, [&](PyObject* key, PyObject* value) {
       if (key == batches()) return true;
       seen_.push_back(Seen(value));
       return seen_.back().reliable;
@@ -50,11 +51,11 @@ class TensorWatch {
   // of subclasses, which may make up what they tell.
   bool is_reliable() const { return reliable_; }
 
-  // Whether the same dicts hold what they held.
-  bool is_current(const pybind11::list& dicts) const {
+  // Whether the dicts hold what they held.
+  bool is_current() const {
     if (!reliable_) return false;
     size_t index = 0;
-    const bool same = for_each_item(dicts, [&](PyObject* key, PyObject* value) {
+    const bool same = for_each_item(dicts_, [&](PyObject* key, PyObject* value) {
       if (key == batches()) return true;
       if (index == seen_.size()) return false;
       if (index + 2 * kAhead < seen_.size()) seen_[index + 2 * kAhead].prefetch_object();
@@ -150,8 +151,40 @@ class TensorWatch {
     }
   };
 
+  Dicts dicts_;
   std::vector<Seen> seen_;
   bool reliable_;
+};
+
+// Refers to what it watches without keeping it alive, as Python's collector would not see that. It
+// tells modules, tensors and data apart by their addresses: whoever keeps a watch keeps them too.
+class ModelWatch {
+ public:
+  ModelWatch(const pybind11::list& modules, const pybind11::list& hooks,
+             const pybind11::list& modes, const pybind11::list& tensors)
+      : modules_(borrowed(modules)),
+        hooks_(borrowed(hooks)),
+        modes_(borrowed(modes)),
+        stamp_(stamp_objects(modules_)),
+        tensors_(borrowed(tensors)) {}
+
+  bool is_reliable() const { return tensors_.is_reliable(); }
+
+  bool is_current() const {
+    return stamp_objects(modules_) == stamp_ && !any_items(hooks_) && !any_training(modes_) &&
+           tensors_.is_current();
+  }
+
+ private:
+  Dicts modules_, hooks_, modes_;
+  uint64_t stamp_;
+  TensorWatch tensors_;
+
+  static Dicts borrowed(const pybind11::list& dicts) {
+    Dicts pointers;
+    for (const pybind11::handle dict : dicts) pointers.push_back(dict.ptr());
+    return pointers;
+  }
 };
 
 }  // namespace mobilenet_ext
