@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from points import DTYPES
+from points import DTYPES, Point
 from problem import Problem, backward_values
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -30,21 +30,26 @@ class NotAvailable(Exception):
 class Contender:
     """Something that can be timed, and checked before."""
 
-    run: Callable[[], object]  # one forward pass, or one whole training step
+    run: Callable[[], object]  # one forward pass, in the mode of the point, or one training step
     check: Callable[[], dict[str, Tensor]]  # the values to compare with `Problem.expected`
 
 
 Builder = Callable[[Problem], Contender]
 
 
+def mode_of(point: Point) -> contextlib.AbstractContextManager[object]:
+    """Return what `run` is called in: entered once for many calls, as it takes some 5 us."""
+    return torch.inference_mode(point.mode == "inference")
+
+
 def forward_of(model: Callable[[Tensor], Tensor], problem: Problem, images: Tensor) -> Contender:
-    """Return the contender that runs `model` on `images` under `inference_mode`."""
+    """Return the contender that runs `model` on `images`."""
 
-    def run() -> Tensor:
-        with torch.inference_mode():
-            return model(images)
+    def check() -> dict[str, Tensor]:
+        with mode_of(problem.point):
+            return {"logits": model(images)[problem.rows]}
 
-    return Contender(run, lambda: {"logits": run()[problem.rows]})
+    return Contender(lambda: model(images), check)
 
 
 def fused(problem: Problem) -> FusedMobileNet:
@@ -106,7 +111,7 @@ def compiled(mode: str | None) -> Builder:
                 values = contender.check()  # compiles, while the settings hold
             return Contender(contender.run, lambda: values)
         contender = forward_of(torch.compile(model, mode=mode), problem, images)
-        with inductor.patch(settings | {"freezing": True}):
+        with inductor.patch(settings | {"freezing": True}), mode_of(problem.point):
             contender.run()
         return contender
 

@@ -55,18 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problem = make_problem(point)
     prepare_gpu()
     run = table[options.contender](problem).run
-    for _ in range(CALLS):
-        run()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(CALLS):
-        run()
-    torch.cuda.synchronize()
-    wall = 1e6 * (time.perf_counter() - start) / CALLS
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+    with contenders.mode_of(point):
         for _ in range(CALLS):
             run()
         torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            run()
+        torch.cuda.synchronize()
+        wall = 1e6 * (time.perf_counter() - start) / CALLS
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            for _ in range(CALLS):
+                run()
+            torch.cuda.synchronize()
     events = profiler.key_averages()
     kernels = [e for e in events if e.device_type == DeviceType.CUDA]
     kernels.sort(key=lambda event: -event.self_device_time_total)

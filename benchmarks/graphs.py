@@ -18,6 +18,7 @@ from contenders import (
     eager_channels_last,
     forward_of,
     fused,
+    mode_of,
     training_step,
 )
 from problem import Problem, recorded_values
@@ -62,7 +63,9 @@ def forward_graph(builder: Builder) -> Builder:
 
     def build(problem: Problem) -> Contender:
         needs_gpu(problem)
-        replay, logits = capture(builder(problem).run)
+        contender = builder(problem)
+        with mode_of(problem.point):
+            replay, logits = capture(contender.run)
 
         def check() -> dict[str, Tensor]:
             with torch.inference_mode():

@@ -135,7 +135,7 @@ def prepare(name: str, problem: Problem, limit: float) -> tuple[Result, Contende
             contender = table[name](problem)
             wrong = problem.disagreements(contender.check())
         seconds = time.perf_counter() - start
-        memory = peak_memory(contender, problem.point.device)
+        memory = peak_memory(contender, problem.point)
     except NotAvailable as error:
         return Result(name, "not available", str(error)), None
     except Exception as error:  # a peer that breaks is a finding, not the end of the benchmark
@@ -147,14 +147,15 @@ def prepare(name: str, problem: Problem, limit: float) -> tuple[Result, Contende
     return Result(name, "verified", "", seconds, memory_mb=memory), contender
 
 
-def peak_memory(contender: Contender, device: str) -> float | None:
+def peak_memory(contender: Contender, point: Point) -> float | None:
     """Return the MB that one call allocates at its peak, on a GPU."""
-    if not device.startswith("cuda"):
+    if not point.device.startswith("cuda"):
         return None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    contender.run()
+    with contenders.mode_of(point):
+        contender.run()
     return (torch.cuda.max_memory_allocated() - before) / 1e6 or None
 
 
@@ -186,13 +187,14 @@ def measure(point: Point, options: argparse.Namespace) -> PointResult:
             else:
                 progress.note(f"  {name}: {result.status}: {result.reason}")
             progress.step(name)
-        timings = interleave(
-            {name: contender.run for name, contender in ready.items()},
-            rounds=options.rounds,
-            min_time=options.min_time,
-            synchronize=torch.cuda.synchronize if point.device.startswith("cuda") else None,
-            after_round=lambda number: progress.step("timing"),
-        )
+        with contenders.mode_of(point):
+            timings = interleave(
+                {name: contender.run for name, contender in ready.items()},
+                rounds=options.rounds,
+                min_time=options.min_time,
+                synchronize=torch.cuda.synchronize if point.device.startswith("cuda") else None,
+                after_round=lambda number: progress.step("timing"),
+            )
     work = 2e-6 * point.batch * multiply_adds(point.alpha, point.resolution, point.num_classes)
     for result in results:
         if result.contender not in timings:

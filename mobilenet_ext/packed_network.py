@@ -127,7 +127,7 @@ class PackedNetwork:
             self._latest = (shape, layers)
         return layers
 
-    def _layers_for(self, size: torch.Size) -> Tensor:
+    def _layers_for(self, size: Sequence[int]) -> Tensor:
         """List each layer's channels, stride and padding for inputs [N, *size]."""
         channels, *rest = size
         rows, map_size = [], tuple(rest)
