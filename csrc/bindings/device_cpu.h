@@ -105,7 +105,7 @@ struct Cpu {
   static constexpr bool kHasNchw = false;
   static constexpr bool kHasPointwise = true;
 
-  static void run(MobileNetArgs args, const Tensor&) {
+  static void run(MobileNetArgs& args, const Tensor&) {
     args.workers = torch::stable::get_num_threads();
     run_program(cpu::kernels().mobilenet, args);
   }
@@ -135,8 +135,7 @@ struct Cpu {
     Progress progress(cpu::kMaxPhases, threads);
     for (int p = 0; p < cpu::kMaxPhases; ++p) progress.start(p, items[p]);
     torch::stable::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
-      static thread_local ThreadScratch memory;
-      void* scratch = memory.at_least(scratch_bytes);
+      void* scratch = scratch_of_thread(scratch_bytes);
       for (int p = 0; p < cpu::kMaxPhases; ++p) {
         const int64_t shares = threads == 1 ? 1 : kSharesPerThread * threads;
         const int64_t at_once = std::max<int64_t>(1, items[p] / shares);
@@ -168,28 +167,44 @@ struct Cpu {
     });
   }
 
+  static void* scratch_of_thread(int64_t bytes) {
+    static thread_local ThreadScratch memory;
+    return memory.at_least(bytes);
+  }
+
   // Threads that were woken late leave some of their share to the others.
   static constexpr int64_t kSharesPerThread = 4;
 
   // Maps stay with the calling thread.
   template <typename Args>
-  static void run_program(const cpu::Program<Args>& program, Args args) {
+  static void run_program(const cpu::Program<Args>& program, Args& args) {
     static thread_local ThreadScratch workspace;
     program.plan(args);
     args.workspace = workspace.at_least(program.workspace_bytes(args));
     const int64_t phases = program.phases(args), scratch_bytes = program.scratch_bytes(args);
     const int64_t threads =
         phases > 1 ? args.workers : std::min(args.workers, program.items(args, 0));
+    if (threads == 1) return run_alone(program, args, scratch_bytes);
     Progress progress(phases, threads);
     for (int64_t p = 0; p < phases; ++p) progress.start(p, program.items(args, p));
     torch::stable::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
-      static thread_local ThreadScratch memory;
-      void* scratch = memory.at_least(scratch_bytes);
+      void* scratch = scratch_of_thread(scratch_bytes);
       for (int64_t phase = 0; phase < phases; ++phase) {
         progress.share(phase, thread, 1,
                        [&](int64_t item, int64_t) { program.run(args, phase, item, scratch); });
       }
     });
+  }
+
+  template <typename Args>
+  static void run_alone(const cpu::Program<Args>& program, const Args& args,
+                        int64_t scratch_bytes) {
+    void* scratch = scratch_of_thread(scratch_bytes);
+    const int64_t phases = program.phases(args);
+    for (int64_t phase = 0; phase < phases; ++phase) {
+      const int64_t items = program.items(args, phase);
+      for (int64_t item = 0; item < items; ++item) program.run(args, phase, item, scratch);
+    }
   }
 
   static const auto& op_for(const DepthwiseConvArgs&) { return cpu::kernels().depthwise_conv; }

@@ -61,7 +61,7 @@ Tensor mobilenet(const Tensor& input, const Tensor& weight, const Tensor& layers
   check_activation(op, "activation", activation);
   if (outputs < 1) fail(op, "outputs must be at least 1, got ", outputs);
 
-  MobileNetArgs args = {};
+  MobileNetArgs args;  // large: only what is used is written
   args.batch = input.size(0);
   args.image = static_cast<const float*>(input.const_data_ptr());
   for (int64_t d = 0; d < 4; ++d) args.image_strides[d] = input.stride(d);
@@ -89,6 +89,7 @@ Tensor mobilenet(const Tensor& input, const Tensor& weight, const Tensor& layers
     }
     size = {size.n, layer.out_channels, layer.conv.out_height, layer.conv.out_width};
   }
+  args.classifier = nullptr;
   if (has_classifier) {
     args.classifier = take(packed_matrix_size(outputs, size.c));
   } else if (outputs != size.c) {
