@@ -143,7 +143,8 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
     if sys.platform != "linux" or type(parts[0]) is not Tensor:
         return torch.cat(list(parts))
     size = sum(part.numel() for part in parts)
-    return torch.cat(list(parts), out=_empty_in_huge_pages(size))
+    # torch.cat refuses `out` where gradients could be recorded.
+    return torch.cat([part.detach() for part in parts], out=_empty_in_huge_pages(size))
 
 
 def _empty_in_huge_pages(size: int) -> Tensor:

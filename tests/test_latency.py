@@ -217,3 +217,17 @@ def test_readme_shows_the_committed_results() -> None:
     script = str(BENCHMARKS / "readme_table.py")
     done = subprocess.run([sys.executable, script, "--check"], check=False)
     assert done.returncode == 0, "run python benchmarks/readme_table.py"
+
+
+@pytest.mark.parametrize(("mode", "runs"), [("inference", 1), ("training", 2)])
+def test_blocks(latency: ModuleType, mode: str, runs: int, tmp_path: pathlib.Path) -> None:
+    """The view by blocks has a line for each of them; forward and backward in training."""
+    import blocks
+
+    output = tmp_path / "blocks.json"
+    arguments = ["--mode", mode, "--batch", "2", "--num-classes", "10", "--json", str(output)]
+    assert blocks.main([*QUICK, *arguments]) == 0
+    lines = [row["block"] for row in json.loads(output.read_text())["points"]]
+    assert lines.count("16x16x8 -> 16, stride 1") == runs
+    assert lines.count("2x2x128 -> 128, stride 1") == 5 * runs
+    assert lines.count("1x1x256 -> 256, stride 1") == runs

@@ -1,9 +1,8 @@
 // The depthwise convolution of whole-network inference: act(conv(x) + bias), 3 x 3, stride 1 or 2,
-// float32. Pixels are whole panels of channels, the last of them zeros. Four neighbouring outputs
-// share what they load, and a run of such groups shares the weights; a run ends where its pixels
-// would not stay in the L1 cache for the next vector of channels. So rows of few channels are gone
-// through pixel by pixel, wide ones channel by channel over contiguous memory. Taps outside the map
-// are left out, so that maps of a few pixels, which are all border, do less work and not more.
+// float32. Pixels are whole panels of channels, the last of them zeros. For each vector of channels
+// the weights stay in registers along a row, or as far along it as its pixels stay in the L1 cache
+// for the next vector; four neighbouring outputs share what they load. Taps outside the map are
+// left out, so that maps of a few pixels, which are all border, do less work and not more.
 #pragma once
 
 #include "kernels/cpu/partition.h"
@@ -28,7 +27,7 @@ struct MapRows {
   }
 };
 
-// A row of outputs of some channels, and the rows of its taps that lie inside the map.
+// A row of outputs, and the rows of its taps that lie inside the map.
 struct DepthwiseRow {
   const float* input[3];   // the first pixel of each input row
   const float* weight[3];  // the first tap of the same rows, [3, tap_stride]
@@ -38,85 +37,144 @@ struct DepthwiseRow {
   float* output;
 };
 
-// `groups` times kOutputs outputs from x on, from the taps [kFirstColumn, kEndColumn) of kTapRows
-// rows; `from`: input pixel of the first output's first tap, which may lie outside. The weights of
-// a vector of channels stay in registers for all groups.
-template <int kTapRows, int kStride, int kOutputs, int kFirstColumn, int kEndColumn,
-          Activation kActivation>
-void depthwise_pixels(const DepthwiseRow& row, int64_t x, int64_t from, int64_t groups) {
-  for (int64_t c = 0; c < row.channels; c += kLanes<float>) {
-    const Vec<float> bias = load(row.bias + c, AllLanes{});
-    Vec<float> weight[kTapRows][3] = {};
-    for (int tap_y = 0; tap_y < kTapRows; ++tap_y) {
-      for (int tap_x = kFirstColumn; tap_x < kEndColumn; ++tap_x) {
-        weight[tap_y][tap_x] = load(row.weight[tap_y] + tap_x * row.tap_stride + c, AllLanes{});
-      }
-    }
-    for (int64_t g = 0; g < groups; ++g) {
-      Vec<float> sum[kOutputs];
-      for (int i = 0; i < kOutputs; ++i) sum[i] = bias;
+// Which outputs of a row have all their columns inside the map.
+inline Range inner_outputs(const ConvShape& s) {
+  const int64_t begin = min_of(ceil_div(s.pad_left, s.stride), s.out_width);
+  const int64_t room = s.in_width + s.pad_left - 3;  // for the first column of an output
+  const int64_t end = room < 0 ? 0 : min_of(divide(room, s.stride) + 1, s.out_width);
+  return {begin, max_of(begin, end)};
+}
+
+// As it is: otherwise the compiler keeps an address for each of the loads from it, and has no
+// registers for so many.
+inline const float* opaque(const float* address) {
+  asm("" : "+r"(address));
+  return address;
+}
+
+// A vector of channels along a row: the outputs one after the other. kHeld: the weights stay in
+// registers for all of them; otherwise each loads what it needs.
+template <int kTapRows, int kStride, bool kHeld, Activation kActivation>
+struct DepthwiseLane {
+  const float* input[kTapRows];  // the first column of the next output
+  const float* taps[kTapRows];
+  float* output;
+  int64_t pitch, tap_stride;
+  Vec<float> bias, held[kTapRows][3];
+
+  // From output x on.
+  DepthwiseLane(const ConvShape& s, const DepthwiseRow& row, int64_t x, int64_t channel)
+      : output(row.output + x * row.pitch + channel),
+        pitch(row.pitch),
+        tap_stride(row.tap_stride),
+        bias(load(row.bias + channel, AllLanes{})) {
 #pragma GCC unroll 3
-      for (int tap_y = 0; tap_y < kTapRows; ++tap_y) {
-        const float* input = row.input[tap_y] + (from + g * kOutputs * kStride) * row.pitch + c;
-#pragma GCC unroll 16
-        for (int column = kFirstColumn; column < (kOutputs - 1) * kStride + kEndColumn; ++column) {
-          const Vec<float> value = load(input + column * row.pitch, AllLanes{});
+    for (int y = 0; y < kTapRows; ++y) {
+      input[y] = row.input[y] + (x * kStride - s.pad_left) * pitch + channel;
+      taps[y] = row.weight[y] + channel;
+#pragma GCC unroll 3
+      for (int i = 0; kHeld && i < 3; ++i) held[y][i] = load_weight(y, i);
+    }
+  }
+
+  __attribute__((always_inline)) inline Vec<float> load_weight(int y, int x) const {
+    return load(taps[y] + x * tap_stride, AllLanes{});
+  }
+
+  // kOutputs outputs from their taps [kFirst, kEnd) of each row.
+  template <int kOutputs, int kFirst, int kEnd>
+  __attribute__((always_inline)) inline void take() {
+    Vec<float> sum[kOutputs];
 #pragma GCC unroll 4
-          for (int i = 0; i < kOutputs; ++i) {
-            const int tap_x = column - i * kStride;
-            if (tap_x >= kFirstColumn && tap_x < kEndColumn) sum[i] += value * weight[tap_y][tap_x];
-          }
+    for (int i = 0; i < kOutputs; ++i) sum[i] = bias;
+#pragma GCC unroll 3
+    for (int y = 0; y < kTapRows; ++y) {
+      const float* from = opaque(input[y]);
+#pragma GCC unroll 16
+      for (int column = kFirst; column < (kOutputs - 1) * kStride + kEnd; ++column) {
+        const Vec<float> value = load(from + column * pitch, AllLanes{});
+#pragma GCC unroll 4
+        for (int i = 0; i < kOutputs; ++i) {
+          const int x = column - i * kStride;
+          if (x >= kFirst && x < kEnd) sum[i] += value * (kHeld ? held[y][x] : load_weight(y, x));
         }
       }
-      float* output = row.output + (x + g * kOutputs) * row.pitch + c;
-      for (int i = 0; i < kOutputs; ++i) {
-        store(output + i * row.pitch, activate<kActivation>(sum[i]), AllLanes{});
+      input[y] += kOutputs * kStride * pitch;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kOutputs; ++i) {
+      store(output + i * pitch, activate<kActivation>(sum[i]), AllLanes{});
+    }
+    output += kOutputs * pitch;
+  }
+};
+
+// The columns of an output's taps that lie inside the map, as constants.
+template <int kFirst, int kEnd>
+struct Columns {
+  static constexpr int first = kFirst, end = kEnd;
+};
+
+// Calls f(constants) for output x of a row, which reaches over an edge of the map.
+template <typename F>
+inline void dispatch_columns(const ConvShape& s, int64_t x, F f) {
+  const int64_t from = x * s.stride - s.pad_left;
+  const int64_t first = max_of(0, -from), end = min_of(3, s.in_width - from);
+  if (first == 0) return end == 2 ? f(Columns<0, 2>{}) : f(Columns<0, 1>{});
+  if (first == 2) return f(Columns<2, 3>{});
+  return end == 3 ? f(Columns<1, 3>{}) : f(Columns<1, 2>{});
+}
+
+// Outputs `at` of a row, of which those in `inner` have all their columns inside.
+template <int kTapRows, int kStride, Activation kActivation>
+void depthwise_part(const ConvShape& s, const DepthwiseRow& row, Range at, Range inner) {
+  for (int64_t channel = 0; channel < row.channels; channel += kLanes<float>) {
+    DepthwiseLane<kTapRows, kStride, true, kActivation> lane(s, row, at.begin, channel);
+    for (int64_t x = at.begin; x < at.end;) {
+      const int64_t left = x < inner.begin ? 0 : min_of(inner.end, at.end) - x;
+      if (left >= 4) {
+        lane.template take<4, 0, 3>();
+        x += 4;
+      } else if (left >= 2) {
+        lane.template take<2, 0, 3>();
+        x += 2;
+      } else if (left == 1) {
+        lane.template take<1, 0, 3>();
+        x += 1;
+      } else {
+        dispatch_columns(s, x, [&](auto columns) {
+          lane.template take<1, decltype(columns)::first, decltype(columns)::end>();
+        });
+        x += 1;
       }
     }
   }
 }
 
-// One output whose columns are clipped to [first, end).
-template <int kTapRows, Activation kActivation>
-void depthwise_border(const DepthwiseRow& row, int64_t x, int64_t from, int64_t first,
-                      int64_t end) {
-  if (first == 0 && end == 2)
-    return depthwise_pixels<kTapRows, 1, 1, 0, 2, kActivation>(row, x, from, 1);
-  if (first == 1 && end == 3)
-    return depthwise_pixels<kTapRows, 1, 1, 1, 3, kActivation>(row, x, from, 1);
-  if (first == 0 && end == 1)
-    return depthwise_pixels<kTapRows, 1, 1, 0, 1, kActivation>(row, x, from, 1);
-  if (first == 1 && end == 2)
-    return depthwise_pixels<kTapRows, 1, 1, 1, 2, kActivation>(row, x, from, 1);
-  if (first == 2 && end == 3)
-    return depthwise_pixels<kTapRows, 1, 1, 2, 3, kActivation>(row, x, from, 1);
-  depthwise_pixels<kTapRows, 1, 1, 0, 3, kActivation>(row, x, from, 1);
+// An output that is all border: no weights to hold for others.
+template <int kTapRows, int kStride, Activation kActivation>
+void depthwise_border(const ConvShape& s, const DepthwiseRow& row, int64_t x) {
+  dispatch_columns(s, x, [&](auto columns) {
+    for (int64_t channel = 0; channel < row.channels; channel += kLanes<float>) {
+      DepthwiseLane<kTapRows, kStride, false, kActivation> lane(s, row, x, channel);
+      lane.template take<1, decltype(columns)::first, decltype(columns)::end>();
+    }
+  });
 }
 
+// `part`: outputs whose pixels stay in the L1 cache.
 template <int kTapRows, int kStride, Activation kActivation>
-void depthwise_row(const ConvShape& s, const DepthwiseRow& row) {
-  const int64_t group_floats = kTapRows * 4 * kStride * row.pitch;
-  const int64_t fitting = divide(kRunBytes, group_floats * static_cast<int64_t>(sizeof(float)));
-  int64_t x = 0;
-  while (x < s.out_width) {
-    const int64_t from = x * kStride - s.pad_left;
-    const auto inside = [&](int64_t outputs) {
-      return from >= 0 && x + outputs <= s.out_width &&
-             from + (outputs - 1) * kStride + 3 <= s.in_width;
-    };
-    if (inside(4)) {
-      int64_t groups = 1;
-      while (groups < fitting && inside(4 * (groups + 1))) ++groups;
-      depthwise_pixels<kTapRows, kStride, 4, 0, 3, kActivation>(row, x, from, groups);
-      x += 4 * groups;
-    } else if (inside(2)) {
-      depthwise_pixels<kTapRows, kStride, 2, 0, 3, kActivation>(row, x, from, 1);
-      x += 2;
-    } else {
-      const int64_t first = max_of(0, -from), end = min_of(3, s.in_width - from);
-      depthwise_border<kTapRows, kActivation>(row, x, from, first, end);
-      x += 1;
-    }
+void depthwise_row(const ConvShape& s, const DepthwiseRow& row, Range inner, int64_t part) {
+  if (inner.size() == 0) {
+    for (int64_t x = 0; x < s.out_width; ++x)
+      depthwise_border<kTapRows, kStride, kActivation>(s, row, x);
+    return;
+  }
+  for (int64_t x = 0; x < s.out_width;) {
+    int64_t end = max_of(x, inner.begin) + part;
+    if (end + part > s.out_width) end = s.out_width;
+    depthwise_part<kTapRows, kStride, kActivation>(s, row, {x, end}, inner);
+    x = end;
   }
 }
 
@@ -130,6 +188,9 @@ void depthwise_rows(const MobileNetLayer& layer, const MapRows& input, Range row
   row.tap_stride = round_to_panels(s.channels);
   row.pitch = row_pitch(s.channels);
   row.bias = layer.weight + 9 * row.tap_stride;
+  const Range inner = inner_outputs(s);
+  const int64_t group_bytes = 3 * 4 * kStride * row.pitch * static_cast<int64_t>(sizeof(float));
+  const int64_t part = 4 * max_of(1, divide(kRunBytes, group_bytes));
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t image = divide(r, s.out_height);
     const int64_t top = (r - image * s.out_height) * kStride - s.pad_top;
@@ -140,11 +201,11 @@ void depthwise_rows(const MobileNetLayer& layer, const MapRows& input, Range row
       row.weight[y - first] = layer.weight + y * 3 * row.tap_stride;
     }
     if (end - first == 3) {
-      depthwise_row<3, kStride, kActivation>(s, row);
+      depthwise_row<3, kStride, kActivation>(s, row, inner, part);
     } else if (end - first == 2) {
-      depthwise_row<2, kStride, kActivation>(s, row);
+      depthwise_row<2, kStride, kActivation>(s, row, inner, part);
     } else {
-      depthwise_row<1, kStride, kActivation>(s, row);
+      depthwise_row<1, kStride, kActivation>(s, row, inner, part);
     }
   }
 }

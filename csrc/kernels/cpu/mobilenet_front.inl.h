@@ -93,6 +93,7 @@ template <Activation kActivation>
 void run_front(const MobileNetArgs& args, int64_t first_image, Range rows, float* map,
                void* scratch) {
   Front front(args, scratch);
+  StemRing(args, front.stem_scratch).start(args.stem.conv.channels);
   FrontLayer& last = front.layers[front.last()];
   const int64_t height = layer_at(args, front.last()).conv.out_height;
   for (int64_t image = divide(rows.begin, height); image * height < rows.end; ++image) {
