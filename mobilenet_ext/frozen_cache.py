@@ -28,13 +28,17 @@ class FrozenCache:
             for held in (module._parameters, module._buffers)
             if held
         ]
-        modes = [model.__dict__, *structure.modes]
-        self._watch = _C.ModelWatch(structure.holders, structure.hooks, modes, dicts)
-        tensors = [x for held in dicts for x in held.values() if x is not None]
-        # The watch keeps nothing alive. Aliases too, so that no other data gets the address of one.
-        self._watched = (structure, modes, dicts, tensors, [x.detach() for x in tensors])
-        self.frozen = _freeze(model) if self._watch.is_reliable() else None
+        self.frozen: FrozenMobileNet | None = None
         """None where there can be none."""
+        # The watch keeps nothing alive. The model itself is not kept: it has this cache.
+        self._watched: tuple[object, ...] = (structure, dicts)
+        self._watch = _C.ModelWatch(structure.holders, structure.hooks, structure.modes, dicts)
+        if not self._watch.is_reliable():
+            return
+        tensors = [x for held in dicts for x in held.values() if x is not None]
+        # Aliases too, so that no other data gets the address of one.
+        self._watched += (tensors, [x.detach() for x in tensors])
+        self.frozen = _freeze(model)
 
     def is_current(self) -> bool:
         """Tell whether the model is what it was."""

@@ -103,9 +103,12 @@ class FusedMobileNet(MobileNet):
     def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:
         """Return the up-to-date frozen copy where it may stand in for this network."""
         if (
-            torch.compiler.is_compiling()
+            self.training
+            or torch.compiler.is_compiling()
             or type(input) is not Tensor
+            or type(self).forward_features is not FusedMobileNet.forward_features
             or not _C.is_plain_inference()
+            or (not input.is_cpu and dispatch.is_autocast_enabled(input.device))
         ):
             return None
         cache = self._frozen  # read once: another thread may forget it
@@ -115,8 +118,6 @@ class FusedMobileNet(MobileNet):
 
     def _new_cache(self) -> FrozenCache | None:
         """Freeze this network, if the copy does what it does."""
-        if self.training or type(self).forward_features is not FusedMobileNet.forward_features:
-            return None
         structure = self._current_structure()
         if structure.has_hooks() or structure.is_training():
             return None

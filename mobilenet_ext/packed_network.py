@@ -140,11 +140,11 @@ class PackedNetwork:
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
     """Concatenate float32 vectors on the CPU, in huge pages where the system has them."""
+    parts = [part.detach() for part in parts]  # torch.cat takes `out` without gradients only
     if sys.platform != "linux" or type(parts[0]) is not Tensor:
-        return torch.cat(list(parts))
+        return torch.cat(parts)
     size = sum(part.numel() for part in parts)
-    # torch.cat refuses `out` where gradients could be recorded.
-    return torch.cat([part.detach() for part in parts], out=_empty_in_huge_pages(size))
+    return torch.cat(parts, out=_empty_in_huge_pages(size))
 
 
 def _empty_in_huge_pages(size: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The op that runs a whole folded network, against the stock network in float64."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pytest
@@ -136,6 +137,32 @@ def test_every_isa_and_any_number_of_threads(threads: None, isas: list[str], cas
         for count in (2, 3, 5):
             torch.set_num_threads(count)
             assert bits(mobilenet(**arguments)) == bits(alone), f"{isa}, {count} threads"
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [20, 300])
+def test_any_padding_and_width(threads: None, stride: int, channels: int) -> None:
+    """Of a block by itself: which outputs reach over which edge; wide pixels go in parts."""
+    torch.manual_seed(0)
+    stem, depthwise = torch.randn(channels, 3, 3, 3), torch.randn(channels, 1, 3, 3)
+    matrix, bias = torch.randn(24, channels) / channels**0.5, torch.randn(channels)
+    parts = [packing.pack_stem(stem, bias), packing.pack_depthwise(depthwise, bias)]
+    weight = torch.cat([*parts, packing.pack_matrix(matrix, torch.randn(24))])
+    for width in (*range(1, 10), 13):
+        for left, right in product(range(3), range(3)):
+            if width + left + right < 3:
+                continue
+            layers = [
+                [3, channels, 1, 1, 1, 1, 1],
+                [channels, 24, stride, left, right, right, left],
+            ]
+            x = torch.randn(2, 3, width, width)
+            arguments = (x, weight, torch.tensor(layers), 24, False, 2)
+            expected = reference_ops.mobilenet(*arguments)
+            for count in (1, 3):
+                torch.set_num_threads(count)
+                actual = mobilenet(*arguments)
+                torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_nan_reaches_the_logits_of_its_image_only() -> None:

@@ -73,6 +73,20 @@ def test_a_model_is_collected_after_inference() -> None:
     assert reference() is None
 
 
+def test_weights_are_freed_without_a_collection() -> None:
+    """A cycle would keep them, on a GPU too, until Python's collector comes by."""
+    fused = make_pair()[1].eval()
+    with torch.no_grad():
+        fused(images(1, 3, 64, 64))
+    references = [weakref.ref(fused.stem.conv), weakref.ref(fused._frozen)]
+    gc.disable()
+    try:
+        del fused
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_data_is_kept_until_the_next_look() -> None:
     """Otherwise data assigned later could get its address, and go unnoticed."""
     fused = make_pair()[1].eval()

@@ -65,7 +65,9 @@ bool any_training(const Dicts& modules) {
   static PyObject* const name = PyUnicode_InternFromString("training");
   for (const pybind11::handle module : modules) {
     PyObject* const flag = PyDict_GetItemWithError(module.ptr(), name);
-    if (!flag || PyObject_IsTrue(flag)) return true;
+    const int is_true = flag ? PyObject_IsTrue(flag) : 1;
+    if (PyErr_Occurred()) throw pybind11::error_already_set();
+    if (is_true) return true;
   }
   return false;
 }

@@ -45,8 +45,8 @@ inline Range inner_outputs(const ConvShape& s) {
   return {begin, max_of(begin, end)};
 }
 
-// As it is: otherwise the compiler keeps an address for each of the loads from it, and has no
-// registers for so many.
+// The same address, of whose origin the compiler then knows nothing. Otherwise it keeps one for
+// each of the loads from it, and has no registers for so many.
 inline const float* opaque(const float* address) {
   asm("" : "+r"(address));
   return address;
@@ -55,7 +55,7 @@ inline const float* opaque(const float* address) {
 // A vector of channels along a row: the outputs one after the other. kHeld: the weights stay in
 // registers for all of them; otherwise each loads what it needs.
 template <int kTapRows, int kStride, bool kHeld, Activation kActivation>
-struct DepthwiseLane {
+struct DepthwiseVector {
   const float* input[kTapRows];  // the first column of the next output
   const float* taps[kTapRows];
   float* output;
@@ -63,7 +63,7 @@ struct DepthwiseLane {
   Vec<float> bias, held[kTapRows][3];
 
   // From output x on.
-  DepthwiseLane(const ConvShape& s, const DepthwiseRow& row, int64_t x, int64_t channel)
+  DepthwiseVector(const ConvShape& s, const DepthwiseRow& row, int64_t x, int64_t channel)
       : output(row.output + x * row.pitch + channel),
         pitch(row.pitch),
         tap_stride(row.tap_stride),
@@ -83,7 +83,7 @@ struct DepthwiseLane {
 
   // kOutputs outputs from their taps [kFirst, kEnd) of each row.
   template <int kOutputs, int kFirst, int kEnd>
-  __attribute__((always_inline)) inline void take() {
+  __attribute__((always_inline)) inline void compute() {
     Vec<float> sum[kOutputs];
 #pragma GCC unroll 4
     for (int i = 0; i < kOutputs; ++i) sum[i] = bias;
@@ -129,21 +129,21 @@ inline void dispatch_columns(const ConvShape& s, int64_t x, F f) {
 template <int kTapRows, int kStride, Activation kActivation>
 void depthwise_part(const ConvShape& s, const DepthwiseRow& row, Range at, Range inner) {
   for (int64_t channel = 0; channel < row.channels; channel += kLanes<float>) {
-    DepthwiseLane<kTapRows, kStride, true, kActivation> lane(s, row, at.begin, channel);
+    DepthwiseVector<kTapRows, kStride, true, kActivation> vector(s, row, at.begin, channel);
     for (int64_t x = at.begin; x < at.end;) {
-      const int64_t left = x < inner.begin ? 0 : min_of(inner.end, at.end) - x;
-      if (left >= 4) {
-        lane.template take<4, 0, 3>();
+      const int64_t inside = x < inner.begin ? 0 : min_of(inner.end, at.end) - x;
+      if (inside >= 4) {
+        vector.template compute<4, 0, 3>();
         x += 4;
-      } else if (left >= 2) {
-        lane.template take<2, 0, 3>();
+      } else if (inside >= 2) {
+        vector.template compute<2, 0, 3>();
         x += 2;
-      } else if (left == 1) {
-        lane.template take<1, 0, 3>();
+      } else if (inside == 1) {
+        vector.template compute<1, 0, 3>();
         x += 1;
       } else {
         dispatch_columns(s, x, [&](auto columns) {
-          lane.template take<1, decltype(columns)::first, decltype(columns)::end>();
+          vector.template compute<1, decltype(columns)::first, decltype(columns)::end>();
         });
         x += 1;
       }
@@ -156,13 +156,13 @@ template <int kTapRows, int kStride, Activation kActivation>
 void depthwise_border(const ConvShape& s, const DepthwiseRow& row, int64_t x) {
   dispatch_columns(s, x, [&](auto columns) {
     for (int64_t channel = 0; channel < row.channels; channel += kLanes<float>) {
-      DepthwiseLane<kTapRows, kStride, false, kActivation> lane(s, row, x, channel);
-      lane.template take<1, decltype(columns)::first, decltype(columns)::end>();
+      DepthwiseVector<kTapRows, kStride, false, kActivation> vector(s, row, x, channel);
+      vector.template compute<1, decltype(columns)::first, decltype(columns)::end>();
     }
   });
 }
 
-// `part`: outputs whose pixels stay in the L1 cache.
+// In parts of `part` outputs, whose pixels stay in the L1 cache; the last one may be longer.
 template <int kTapRows, int kStride, Activation kActivation>
 void depthwise_row(const ConvShape& s, const DepthwiseRow& row, Range inner, int64_t part) {
   if (inner.size() == 0) {
