@@ -93,18 +93,19 @@ class PackedNetwork:
 
         They know no gradients. None if the op does not run on this input.
         """
+        arguments = self.arguments(input)
+        if arguments is None:
+            return None
+        output: Tensor = _op(*arguments)
+        return output
+
+    def arguments(self, input: Tensor) -> Arguments | None:
+        """Return the op's arguments, if it runs on this input."""
         layers = self._layers_of(input)
         if layers is None:
             return None
         if input.requires_grad:
             input = input.detach()
-        output: Tensor = _op(input, self._weight, layers, *self._rest)
-        return output
-
-    def arguments(self, input: Tensor) -> Arguments:
-        """Return the op's arguments for an input that it runs on."""
-        layers = self._layers_of(input)
-        assert layers is not None
         return Arguments(input, self._weight, layers, *self._rest)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def arguments_of(case: Case) -> dict[str, Any]:
     _, frozen, x = make(case)
     packed = frozen._packed
     assert packed is not None
-    return packed.arguments(x)._asdict()
+    arguments = packed.arguments(x)
+    assert arguments is not None
+    return arguments._asdict()
 
 
 def assert_logits(actual: Tensor, expected: Tensor) -> None:
