@@ -27,6 +27,7 @@ def describe(device: str = "cpu") -> dict[str, object]:
     return {
         "cpu": cpu_model(),
         "cores": cores(),
+        "preloaded": preloaded(),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "driver": driver() if device.startswith("cuda") else None,
         "cuda": torch.version.cuda,
@@ -67,6 +68,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def preloaded() -> list[str]:
+    """Return the names of the libraries loaded before all others, as without_avx512.so."""
+    return [pathlib.Path(name).name for name in os.environ.get("LD_PRELOAD", "").split(":") if name]
 
 
 def driver() -> str | None:

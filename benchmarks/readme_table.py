@@ -43,6 +43,8 @@ def table(files: list[pathlib.Path]) -> str:
         content = json.loads(file.read_text(encoding="utf-8"))
         machine = content["machine"]
         isa = machine["mobilenet_ext"]["config"]["instruction set"].split(",")[0]
+        if "without_avx512.so" in machine.get("preloaded", []):
+            isa += " (AVX-512 hidden from all)"
         lines = [
             f"{machine['cpu']}, {machine['cores']} cores, {isa}, torch "
             f"{machine['packages']['torch']}, {machine['date'][:10]}. Medians; in brackets the "

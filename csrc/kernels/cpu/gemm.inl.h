@@ -30,12 +30,15 @@ inline int64_t row_pitch(int64_t channels) {
   return padded % 256 == 0 ? padded + kPanel : padded;
 }
 
-// Where four panels are far larger than the L1 cache, AVX-512's tile asks for the lines of so many
-// steps ahead: it takes four of them in 12 cycles. Narrower vectors need a quarter of that. At a
+// Where a tile's panels crowd the L1 cache, it asks for their lines so many steps ahead. At a
 // depth of 128 the instructions cost what they gain, and so they do in a tile of few rows, which
 // waits for its weights anyway.
-constexpr int64_t kStepsAhead = kLanes<float> == 16 ? 16 : 0;
+constexpr int64_t kStepsAhead = kLanes<float> >= 8 ? 16 : 0;
 constexpr int64_t kDeep = 192, kFewRows = 3;
+
+// Steps in one round of a tile's loop. AVX2's 12 FMAs and 8 loads leave room for four instructions
+// in their six cycles: too few to count every step. AVX-512 has the time.
+constexpr int kStepsPerRound = kLanes<float> == 16 ? 1 : 4;
 
 // What a product fetches into the L2 cache on its way, `step` elements each step of a tile.
 template <typename A>
@@ -65,6 +68,7 @@ struct Tile {
   __attribute__((always_inline)) inline void add(const A* a, int64_t row_stride,
                                                  int64_t depth_stride, const A* b,
                                                  int64_t panel_stride, int64_t depth) {
+#pragma GCC unroll kStepsPerRound
     for (int64_t k = 0; k < depth; ++k) {
       step<false>(a + k * depth_stride, row_stride, b + k * kPanel, panel_stride);
     }
@@ -74,6 +78,7 @@ struct Tile {
   __attribute__((always_inline)) inline void add_deep(const A* a, int64_t row_stride, const A* b,
                                                       int64_t panel_stride, int64_t depth,
                                                       Fetch<A> fetch) {
+#pragma GCC unroll kStepsPerRound
     for (int64_t k = 0; k < depth; ++k) {
       __builtin_prefetch(fetch.from + k * fetch.step, 0, 2);
       step<true>(a + k, row_stride, b + k * kPanel, panel_stride);
@@ -84,6 +89,7 @@ struct Tile {
   __attribute__((always_inline)) inline void add_scattered(const A* a, int64_t row_stride,
                                                            const int64_t* offsets, const A* b,
                                                            int64_t panel_stride, int64_t depth) {
+#pragma GCC unroll kStepsPerRound
     for (int64_t k = 0; k < depth; ++k)
       step<false>(a + offsets[k], row_stride, b + k * kPanel, panel_stride);
   }

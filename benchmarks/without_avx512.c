@@ -1,0 +1,57 @@
+// Hides AVX-512 and AMX from a process, so that every library in it does what it does on a machine
+// that has AVX2 only:
+//
+//   gcc -O2 -shared -fPIC -o without_avx512.so benchmarks/without_avx512.c
+//   GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL LD_PRELOAD=$PWD/without_avx512.so \
+//       python benchmarks/latency.py --grid
+//
+// Libraries ask the CPUID instruction what there is, and Linux can make it fault: arch_prctl(2),
+// ARCH_SET_CPUID, on Intel since Ivy Bridge. The fault is answered with CPUID's own answer, less
+// what is to be hidden. Threads and child processes inherit it.
+#define _GNU_SOURCE
+#include <cpuid.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+enum { kSetCpuid = 0x1012 };  // ARCH_SET_CPUID; 0: CPUID faults, 1: it answers
+
+// Bits of leaf 7: AVX-512 F, DQ, IFMA, PF, ER, CD, BW, VL; VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ;
+// 4VNNIW, 4FMAPS, VP2INTERSECT, AMX-BF16, FP16, AMX-TILE, AMX-INT8. Of its second part: BF16.
+static const unsigned kHiddenB = 3u << 16 | 1u << 21 | 7u << 26 | 3u << 30;
+static const unsigned kHiddenC = 1u << 1 | 1u << 6 | 1u << 11 | 1u << 12 | 1u << 14;
+static const unsigned kHiddenD = 1u << 2 | 1u << 3 | 1u << 8 | 0xfu << 22;
+static const unsigned kHiddenSecondA = 1u << 5;
+
+static void answer(int signal_number, siginfo_t* info, void* context) {
+  greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
+  const unsigned char* code = (const unsigned char*)registers[REG_RIP];
+  if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) {
+    signal(signal_number, SIG_DFL);  // a fault of the program itself: let it happen again
+    return;
+  }
+  const unsigned leaf = registers[REG_RAX], part = registers[REG_RCX];
+  unsigned a, b, c, d;
+  syscall(SYS_arch_prctl, kSetCpuid, 1);
+  __cpuid_count(leaf, part, a, b, c, d);
+  syscall(SYS_arch_prctl, kSetCpuid, 0);
+  if (leaf == 7 && part == 0) b &= ~kHiddenB, c &= ~kHiddenC, d &= ~kHiddenD;
+  if (leaf == 7 && part == 1) a &= ~kHiddenSecondA;
+  registers[REG_RAX] = a;
+  registers[REG_RBX] = b;
+  registers[REG_RCX] = c;
+  registers[REG_RDX] = d;
+  registers[REG_RIP] += 2;
+}
+
+__attribute__((constructor)) static void hide(void) {
+  struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER};
+  sigaction(SIGSEGV, &action, NULL);
+  if (syscall(SYS_arch_prctl, kSetCpuid, 0)) {
+    perror("without_avx512: CPUID cannot be made to fault here");
+    exit(1);
+  }
+}
