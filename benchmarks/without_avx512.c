@@ -2,8 +2,8 @@
 // that has AVX2 only:
 //
 //   gcc -O2 -shared -fPIC -o without_avx512.so benchmarks/without_avx512.c
-//   GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL LD_PRELOAD=$PWD/without_avx512.so \
-//       python benchmarks/latency.py --grid
+//   export GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL
+//   LD_PRELOAD=$PWD/without_avx512.so python benchmarks/latency.py --grid
 //
 // Libraries ask the CPUID instruction what there is, and Linux can make it fault: arch_prctl(2),
 // ARCH_SET_CPUID, on Intel since Ivy Bridge. The fault is answered with CPUID's own answer, less
