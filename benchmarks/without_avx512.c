@@ -2,14 +2,17 @@
 // that has AVX2 only:
 //
 //   gcc -O2 -shared -fPIC -o without_avx512.so benchmarks/without_avx512.c
-//   export GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL
+//   export GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX512F,-AVX512VL ATEN_CPU_CAPABILITY=avx2
 //   LD_PRELOAD=$PWD/without_avx512.so python benchmarks/latency.py --grid
 //
 // Libraries ask the CPUID instruction what there is, and Linux can make it fault: arch_prctl(2),
 // ARCH_SET_CPUID, on Intel since Ivy Bridge. The fault is answered with CPUID's own answer, less
-// what is to be hidden. Threads and child processes inherit it.
+// what is to be hidden. Threads inherit this, child processes load the library again, and nobody
+// may take the fault's signal away (compilers, which torch.compile runs, try to). torch.compile
+// itself reads /proc/cpuinfo: ATEN_CPU_CAPABILITY=avx2 tells it.
 #define _GNU_SOURCE
 #include <cpuid.h>
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,11 +29,29 @@ static const unsigned kHiddenC = 1u << 1 | 1u << 6 | 1u << 11 | 1u << 12 | 1u <<
 static const unsigned kHiddenD = 1u << 2 | 1u << 3 | 1u << 8 | 0xfu << 22;
 static const unsigned kHiddenSecondA = 1u << 5;
 
-static void answer(int signal_number, siginfo_t* info, void* context) {
+typedef int SigactionFunction(int, const struct sigaction*, struct sigaction*);
+
+static int set_handler(int number, const struct sigaction* new, struct sigaction* old) {
+  static SigactionFunction* next;
+  if (!next) next = (SigactionFunction*)dlsym(RTLD_NEXT, "sigaction");
+  return next(number, new, old);
+}
+
+int sigaction(int number, const struct sigaction* new, struct sigaction* old) {
+  return set_handler(number, number == SIGSEGV ? NULL : new, old);
+}
+
+sighandler_t signal(int number, sighandler_t handler) {
+  struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
+  return sigaction(number, &action, &old) ? SIG_ERR : old.sa_handler;
+}
+
+static void answer(int number, siginfo_t* info, void* context) {
   greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
   const unsigned char* code = (const unsigned char*)registers[REG_RIP];
   if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) {
-    signal(signal_number, SIG_DFL);  // a fault of the program itself: let it happen again
+    const struct sigaction fatal = {.sa_handler = SIG_DFL};
+    set_handler(number, &fatal, NULL);  // a fault of the program itself: let it happen again
     return;
   }
   const unsigned leaf = registers[REG_RAX], part = registers[REG_RCX];
@@ -49,7 +70,7 @@ static void answer(int signal_number, siginfo_t* info, void* context) {
 
 __attribute__((constructor)) static void hide(void) {
   struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER};
-  sigaction(SIGSEGV, &action, NULL);
+  set_handler(SIGSEGV, &action, NULL);
   if (syscall(SYS_arch_prctl, kSetCpuid, 0)) {
     perror("without_avx512: CPUID cannot be made to fault here");
     exit(1);
