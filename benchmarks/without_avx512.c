@@ -9,7 +9,8 @@
 // ARCH_SET_CPUID, on Intel since Ivy Bridge. The fault is answered with CPUID's own answer, less
 // what is to be hidden. Threads inherit this, child processes load the library again, and nobody
 // may take the fault's signal away (compilers, which torch.compile runs, try to). torch.compile
-// itself reads /proc/cpuinfo: ATEN_CPU_CAPABILITY=avx2 tells it.
+// itself reads /proc/cpuinfo, so ATEN_CPU_CAPABILITY=avx2 tells it, and it must not find code that
+// it cached with AVX-512: give it a TORCHINDUCTOR_CACHE_DIR of its own.
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <dlfcn.h>
