@@ -147,13 +147,11 @@ inline void reduce_run(const ScaleShiftActBackwardReduceArgs& args, int64_t begi
 
 inline void reduce_merge(const ScaleShiftActBackwardReduceArgs& args, int64_t begin, int64_t end,
                          void*) {
-  const Range channels = merge_range(args, begin, end);
   const PartialSums from = PartialPair(args).sums();
   dispatch_accumulator(args.dtype, [&](auto a) {
-    using A = decltype(a);
-    for (int64_t c = channels.begin; c < channels.end; ++c) {
-      from.merge<A>(c, args.grad_sum, args.grad_dot);
-    }
+    for_each_merged(begin, end, args.channels, [&](Range part) {
+      from.merge<decltype(a)>(part, args.grad_sum, args.grad_dot);
+    });
   });
 }
 

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "kernels/cpu/memory.h"
-#include "kernels/cpu/rows.inl.h"
+#include "kernels/cpu/taps.inl.h"
 
 namespace mobilenet_ext::cpu {
 namespace {

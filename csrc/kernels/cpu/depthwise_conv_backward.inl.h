@@ -202,19 +202,21 @@ inline void backward_merge(const DepthwiseConvBackwardArgs& args, int64_t begin,
   const ConvShape& s = args.shape;
   const int64_t partials = backward_partition(s).partials();
   const int64_t taps = s.kernel * s.kernel;
-  const Range channels{begin * kChannelsPerMerge, min_of(end * kChannelsPerMerge, s.channels)};
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     using A = Accumulator<T>;
     const BackwardWorkspace<A> from(args);
-    for (int64_t c = channels.begin; c < channels.end; ++c) {
+    for_each_merged(begin, end, s.channels, [&](Range part) {
       for (int64_t t = 0; args.grad_weight && t < taps; ++t) {
-        const A sum = static_cast<A>(
-            merge_sum(from.grad_weight + t * s.channels + c, partials, taps * s.channels));
-        store(static_cast<T*>(args.grad_weight) + c * taps + t, Vec<A>{} + sum, FirstLanes{1});
+        const MergedSums sums(from.grad_weight + t * s.channels + part.begin, partials,
+                              taps * s.channels, part.size());
+        T* to = static_cast<T*>(args.grad_weight) + part.begin * taps + t;
+        for (int64_t c = 0; c < part.size(); ++c) {
+          store(to + c * taps, Vec<A>{} + static_cast<A>(sums.total[c]), FirstLanes{1});
+        }
       }
-      if (args.input_mean) from.input_sums.template merge<A>(c, args.grad_sum, args.grad_dot);
-    }
+      if (args.input_mean) from.input_sums.template merge<A>(part, args.grad_sum, args.grad_dot);
+    });
   });
 }
 

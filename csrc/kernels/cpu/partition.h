@@ -17,10 +17,11 @@ constexpr int64_t kMaxItems = 128;
 constexpr int64_t kChannelGrain = 16;
 // Two rings of rows that together fit in half of the L2 cache leave room for the data streaming by.
 inline int64_t ring_bytes() { return l2_cache_bytes() / 4; }
-// A band re-reads K - 1 rows of its neighbour's: at most a fifth of its own. A narrower block of
-// channels would read memory in runs too short for the hardware to fetch ahead.
+// A band re-reads K - 1 rows of its neighbour's: at most a fifth of its own.
 constexpr int64_t kMinRowsPerItem = 10;
-constexpr int64_t kMinChannelsPerItem = 64;
+// A block of channels reads memory in runs, which the hardware follows badly: only where there are
+// fewer items than this.
+constexpr int64_t kMinChannelsPerItem = 64, kItemsWithoutBlocks = 32;
 
 constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -69,7 +70,8 @@ inline ConvPartition partition_conv(const ConvShape& s, int64_t ring_pixels) {
   const int64_t most_bands = max_of(1, s.out_height / kMinRowsPerItem);
   p.bands = min_of(most_bands, ceil_div(wanted, max_of(1, p.groups * p.blocks)));
   const int64_t most_blocks = ceil_div(s.channels, kMinChannelsPerItem);
-  const int64_t missing = ceil_div(wanted, max_of(1, p.groups * p.bands));
+  const int64_t missing =
+      ceil_div(min_of(wanted, kItemsWithoutBlocks), max_of(1, p.groups * p.bands));
   p.blocks = max_of(p.blocks, min_of(missing, most_blocks));
   p.rows = ceil_div(s.out_height, p.bands);
   p.bands = ceil_div(s.out_height, p.rows);

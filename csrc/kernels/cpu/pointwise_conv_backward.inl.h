@@ -136,8 +136,8 @@ inline void merge_input_sums(const PointwiseConvBackwardArgs& args, int64_t inde
   const Range part = chunk(index, kChannelsPerMerge, args.shape.in_channels);
   dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
-    const PartialSums sums = PointwiseBackwardWorkspace<A>(args).input_sums;
-    for (int64_t c = part.begin; c < part.end; ++c) sums.merge<A>(c, args.grad_sum, args.grad_dot);
+    PointwiseBackwardWorkspace<A>(args).input_sums.template merge<A>(part, args.grad_sum,
+                                                                     args.grad_dot);
   });
 }
 

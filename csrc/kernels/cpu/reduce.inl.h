@@ -68,13 +68,23 @@ inline void merge_moments(const PartialMoments& from, int64_t all_channels, Rang
   }
 }
 
-// total = sum of partials[p * stride] for p in order.
-template <typename E>
-inline double merge_sum(const E* partials, int64_t count, int64_t stride) {
-  double total = 0;
-  for (int64_t p = 0; p < count; ++p) total += partials[p * stride];
-  return total;
+// Calls f(range) with runs of at most kChannelsPerMerge of the channels of items [begin, end).
+template <typename F>
+inline void for_each_merged(int64_t begin, int64_t end, int64_t channels, F f) {
+  for (int64_t i = begin; i < end; ++i) f(chunk(i, kChannelsPerMerge, channels));
 }
+
+// The sums of at most kChannelsPerMerge channels over partials [count, stride], in their order.
+struct MergedSums {
+  double total[kChannelsPerMerge] = {};
+
+  template <typename E>
+  MergedSums(const E* partials, int64_t count, int64_t stride, int64_t channels) {
+    for (int64_t p = 0; p < count; ++p) {
+      for (int64_t c = 0; c < channels; ++c) total[c] += partials[p * stride + c];
+    }
+  }
+};
 
 // Two sums of every channel, one of each for every item: [partials, C].
 struct PartialSums {
@@ -93,13 +103,15 @@ struct PartialSums {
     }
   }
 
-  // Adds up all items' into a channel of [C] each.
+  // Adds up all items' into some channels of [C] each.
   template <typename A>
-  void merge(int64_t channel, void* total_first, void* total_second) const {
-    static_cast<A*>(total_first)[channel] =
-        static_cast<A>(merge_sum(first + channel, partials, channels));
-    static_cast<A*>(total_second)[channel] =
-        static_cast<A>(merge_sum(second + channel, partials, channels));
+  void merge(Range part, void* total_first, void* total_second) const {
+    const MergedSums a(first + part.begin, partials, channels, part.size());
+    const MergedSums b(second + part.begin, partials, channels, part.size());
+    for (int64_t c = 0; c < part.size(); ++c) {
+      static_cast<A*>(total_first)[part.begin + c] = static_cast<A>(a.total[c]);
+      static_cast<A*>(total_second)[part.begin + c] = static_cast<A>(b.total[c]);
+    }
   }
 };
 

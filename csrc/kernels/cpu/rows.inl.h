@@ -1,7 +1,7 @@
-// The loops over one row of pixels of one block of channels: bring a row in, convolve it, take it
-// out. A tensor row holds storage type T; a staged row holds accumulators A, whole vectors only,
-// with zeros in the lanes past the last channel and in the pixels outside the image. So the loops
-// that do the arithmetic (correlate, accumulate_taps) know nothing of types, maps or borders.
+// The loops over one row of pixels of one block of channels that bring it in and take it out. A
+// tensor row holds storage type T; a staged row holds accumulators A, whole vectors only, with
+// zeros in the lanes past the last channel and in the pixels outside the image. So the loops that
+// do the arithmetic (taps.inl.h, gemm.inl.h) know nothing of types, maps or borders.
 #pragma once
 
 #include <type_traits>
@@ -24,16 +24,33 @@ struct Row {
   E* at(int64_t pixel, int64_t channel) const { return data + pixel * stride + channel; }
 };
 
-// Per-channel values stay in registers for this many pixels, whose rows stay in the L1 cache.
-constexpr int64_t kTilePixels = 4;
+// Per-channel values stay in registers for this many pixels, unless a pixel has so many channels
+// that memory would no longer be read in order: hardware follows one stream where it loses four.
+constexpr int64_t kTilePixels = 4, kTileChannels = 64;
 
 // Calls f(tile, c, lanes) for every tile of pixels and vector of channels.
 template <typename A, typename F>
 inline void for_each_tile(Range pixels, int64_t channels, F f) {
-  for (int64_t p = pixels.begin; p < pixels.end; p += kTilePixels) {
-    const Range tile{p, min_of(p + kTilePixels, pixels.end)};
+  const int64_t size = channels > kTileChannels ? 1 : kTilePixels;
+  for (int64_t p = pixels.begin; p < pixels.end; p += size) {
+    const Range tile{p, min_of(p + size, pixels.end)};
     for_each_vector<A>(channels, [&](int64_t c, auto lanes) { f(tile, c, lanes); });
   }
+}
+
+// Rows of a map are used once and lie one behind the other, so that what will be wanted soon is
+// known: it is asked for earlier than memory takes to answer. A core reads so much in 0.2 us.
+constexpr int64_t kBytesAhead = 8 * 1024;
+
+template <typename T>
+inline void ask_ahead(const T* at) {
+  __builtin_prefetch(reinterpret_cast<const char*>(at) + kBytesAhead);
+}
+
+// The same of what will be written.
+template <typename T>
+inline void own_ahead(T* at) {
+  __builtin_prefetch(reinterpret_cast<char*>(at) + kBytesAhead, 1);
 }
 
 // to = map(from); `to` is a Row, or anything else with whole vectors at(pixel, channel).
@@ -43,6 +60,7 @@ inline void stage_row(Row<const T> from, const ChannelMap<A>& params, int64_t ch
     for_each_tile<A>({0, from.pixels}, channels, [&](Range tile, int64_t c, auto lanes) {
       const typename decltype(tag)::type map(params, c, lanes);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
+        ask_ahead(from.at(p, c));
         store(to.at(p, c), map(load(from.at(p, c), lanes)), AllLanes{});
       }
     });
@@ -58,47 +76,13 @@ inline void stage_gradient_row(Row<const T> grad, const T* raw, const ChannelGra
       const typename decltype(tag)::type raw_gradient(params, c, lanes);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
         const int64_t at = p * grad.stride + c;
+        ask_ahead(grad.data + at);
+        if (raw) ask_ahead(raw + at);
         const Vec<A> r = raw ? load(raw + at, lanes) : Vec<A>{};
         store(to.at(p, c), raw_gradient(load(grad.data + at, lanes), r), AllLanes{});
       }
     });
   });
-}
-
-// The taps that meet in one output pixel: for each, its first input pixel and its weights (or, as
-// W = A, the sums of their gradients).
-template <typename A, typename W = const A>
-struct Taps {
-  const A** input;
-  W** weight;
-  int64_t count;
-
-  Taps(int64_t most, Arena& arena)
-      : input(arena.take<const A*>(most)), weight(arena.take<W*>(most)), count(0) {}
-  void add(const A* from, W* by) {
-    input[count] = from;
-    weight[count] = by;
-    ++count;
-  }
-};
-
-// Taps held in registers; 0 stands for any number, read from memory.
-template <int kValue>
-struct TapsConstant {
-  static constexpr int value = kValue;
-};
-
-template <typename F>
-inline void dispatch_taps(int64_t count, F f) {
-  switch (count) {
-    case 9: return f(TapsConstant<9>{});  // 3 x 3
-    case 6: return f(TapsConstant<6>{});  // at an edge
-    case 4: return f(TapsConstant<4>{});  // in a corner; its backward at stride 2: 4, 2, 2 or 1
-    case 3: return f(TapsConstant<3>{});
-    case 2: return f(TapsConstant<2>{});
-    case 1: return f(TapsConstant<1>{});
-    default: return f(TapsConstant<0>{});
-  }
 }
 
 // Sums of (x - shift) and (x - shift)^2 per channel. Any value of the channel will do as shift: it
@@ -126,89 +110,6 @@ struct VectorMoments {
   }
   void finish(int64_t c) const { to.sums.add(c, sum, square); }
 };
-
-template <typename A>
-struct NoMoments {
-  void start(int64_t) {}
-  void add(Vec<A>) {}
-  void finish(int64_t) const {}
-};
-
-template <int kTaps, typename A, typename Counted>
-inline void correlate_taps(const Taps<A>& taps, Range pixels, int64_t channels, int64_t step,
-                           Row<A> to, Counted moments) {
-  const int64_t count = kTaps ? kTaps : taps.count;
-  for (int64_t c = 0; c < channels; c += kLanes<A>) {
-    Vec<A> weight[kTaps ? kTaps : 1];
-    const A* input[kTaps ? kTaps : 1];
-    for (int t = 0; t < kTaps; ++t) {
-      weight[t] = load(taps.weight[t] + c, AllLanes{});
-      input[t] = taps.input[t] + c;
-    }
-    moments.start(c);
-    for (int64_t p = pixels.begin; p < pixels.end; ++p) {
-      Vec<A> sum{};
-      for (int64_t t = 0; t < count; ++t) {
-        const Vec<A> w = kTaps ? weight[kTaps ? t : 0] : load(taps.weight[t] + c, AllLanes{});
-        const A* const from = kTaps ? input[kTaps ? t : 0] : taps.input[t] + c;
-        sum += w * load(from + p * step, AllLanes{});
-      }
-      store(to.data + p * to.stride + c, sum, AllLanes{});
-      moments.add(sum);
-    }
-    moments.finish(c);
-  }
-}
-
-// to[p] = sum over taps of weight * input[p * step]
-template <typename A>
-inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to) {
-  dispatch_taps(taps.count, [&](auto held) {
-    correlate_taps<decltype(held)::value>(taps, {0, to.pixels}, channels, step, to, NoMoments<A>{});
-  });
-}
-
-// The same, counted.
-template <typename A>
-inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to,
-                      Moments<A>& moments) {
-  dispatch_taps(taps.count, [&](auto held) {
-    for_each_run(to.pixels, moments.sums, [&](Range run) {
-      correlate_taps<decltype(held)::value>(taps, run, channels, step, to,
-                                            VectorMoments<A>{moments});
-    });
-  });
-}
-
-template <int kHeld, typename A>
-inline void accumulate_held(const Taps<A, A>& taps, int64_t channels, int64_t step,
-                            Row<const A> grad) {
-  for (int64_t first = 0; first < taps.count; first += kHeld) {
-    for (int64_t c = 0; c < channels; c += kLanes<A>) {
-      Vec<A> sum[kHeld] = {};
-      const A* input[kHeld];
-      for (int t = 0; t < kHeld; ++t) input[t] = taps.input[first + t] + c;
-      for (int64_t p = 0; p < grad.pixels; ++p) {
-        const Vec<A> g = load(grad.data + p * grad.stride + c, AllLanes{});
-        for (int t = 0; t < kHeld; ++t) sum[t] += g * load(input[t] + p * step, AllLanes{});
-      }
-      for (int t = 0; t < kHeld; ++t) {
-        A* const total = taps.weight[first + t] + c;
-        store(total, load(total, AllLanes{}) + sum[t], AllLanes{});
-      }
-    }
-  }
-}
-
-// taps.weight[t] += sum over pixels of grad[p] * input[t][p * step]
-template <typename A>
-inline void accumulate_taps(const Taps<A, A>& taps, int64_t channels, int64_t step,
-                            Row<const A> grad) {
-  dispatch_taps(taps.count, [&](auto held) {
-    constexpr int kHeld = decltype(held)::value;
-    accumulate_held<kHeld ? kHeld : 1>(taps, channels, step, grad);
-  });
-}
 
 template <typename T, typename A>
 inline void start_moments(const T* first_pixel, int64_t channels, Moments<A>& to) {
@@ -281,9 +182,12 @@ inline void store_gradient_row(Row<const A> from, const T* raw, const ChannelMap
         const Vec<A> center = mean ? load(mean + c, lanes) : Vec<A>{};
         Vec<A> sum{}, dot{};
         for (int64_t p = tile.begin; p < tile.end; ++p) {
-          const Vec<A> x = load(raw + p * to.stride + c, lanes);
+          const int64_t at = p * to.stride + c;
+          ask_ahead(raw + at);
+          own_ahead(to.data + at);
+          const Vec<A> x = load(raw + at, lanes);
           const Vec<A> dy = map.gradient(load(from.data + p * from.stride + c, AllLanes{}), x);
-          store(to.data + p * to.stride + c, dy, lanes);
+          store(to.data + at, dy, lanes);
           const Vec<A> stored = round_to<T>(dy);
           sum += stored;
           dot += stored * (x - center);
