@@ -105,9 +105,21 @@ struct Cpu {
   static constexpr bool kHasNchw = false;
   static constexpr bool kHasPointwise = true;
 
+  // An image of so many multiply-adds is worth that threads wait for each other.
+  static constexpr int64_t kMinSharedProducts = 8 * 1000 * 1000;
+
+  // Threads take whole images. Those that would not be even among them they share.
   static void run(MobileNetArgs& args, const Tensor&) {
     args.workers = torch::stable::get_num_threads();
-    run_program(cpu::kernels().mobilenet, args);
+    const bool is_worth_sharing = pointwise_products(args) >= kMinSharedProducts;
+    const int64_t rest = is_worth_sharing ? args.batch % args.workers : 0;
+    for (const int64_t images : {args.batch - rest, rest}) {
+      if (images == 0) continue;
+      args.batch = images;
+      run_program(cpu::kernels().mobilenet, args);
+      args.image += images * args.image_strides[0];
+      args.output += images * args.outputs;
+    }
   }
 
   // Only copied; the networks on a CPU have a stem that needs no patches.

@@ -55,4 +55,15 @@ struct MobileNetArgs {
   void* workspace;
 };
 
+// Multiply-adds of an image's pointwise convolutions.
+static inline int64_t pointwise_products(const MobileNetArgs& args) {
+  int64_t products = 0;
+  for (int64_t i = 0; i < args.block_count; ++i) {
+    const MobileNetLayer& block = args.blocks[i];
+    const int64_t pixels = block.conv.out_height * block.conv.out_width;
+    products += pixels * block.conv.channels * block.out_channels;
+  }
+  return products;
+}
+
 }  // namespace mobilenet_ext

@@ -2,8 +2,8 @@
 // ones only in part (mobilenet_front.inl.h), and a block's depthwise output goes straight from a
 // tile in the L2 cache into the pointwise product.
 //
-// The batch is cut into groups of images. With as many groups as workers each worker takes a group
-// through the whole network by itself, in its own scratch, and nobody waits. Otherwise the workers
+// The batch is cut into groups of images. Each worker takes groups through the whole network by
+// itself, in its own scratch, and nobody waits. Where there are fewer images than workers, they
 // share every phase of a group: the front, each block after it, the head. Sums never depend on the
 // division, so neither does any result.
 #pragma once

@@ -17,8 +17,6 @@ constexpr int64_t kMinGroupBytes = 512 * 1024, kMaxGroupBytes = 2 * 1024 * 1024;
 inline int64_t tile_bytes() { return l2_cache_bytes() / 16 * 13; }
 // A worker reads its share of the weights for each tile: fewer pixels would not be worth it.
 constexpr int64_t kMinTilePixels = 48;
-// Groups a worker gets at least when each takes whole groups: the last ones end unevenly.
-constexpr int64_t kMinGroupsPerWorker = 4;
 
 // Larger maps go from layer to layer in bands of rows, unless the weights that each band reads
 // again are large too.
@@ -92,28 +90,19 @@ inline int64_t group_bytes(const MobileNetArgs& args) {
   return min_of(max_of(weights * kFloatBytes / 4, kMinGroupBytes), kMaxGroupBytes);
 }
 
-// Images that workers take through the network one by one, or share.
-class GroupSplit {
- public:
-  GroupSplit(const MobileNetArgs& args, int64_t front) : batch_(args.batch) {
-    const int64_t map_bytes = largest_map_floats(args, front) * kFloatBytes;
-    const int64_t fitting = max_of(1, divide(group_bytes(args), map_bytes));
-    split(min_of(fitting, ceil_div(batch_, args.workers)));
-    shared =
-        args.workers > 1 && count % args.workers != 0 && count < kMinGroupsPerWorker * args.workers;
-    if (shared) split(fitting);
-  }
-
-  int64_t count, images;
+// Groups of images, which each worker takes through the network by itself. With fewer images than
+// workers all share each group.
+struct GroupSplit {
+  int64_t count, images;  // images of the largest group
   bool shared;
 
- private:
-  void split(int64_t most) {
-    count = ceil_div(batch_, max_of(1, most));
-    images = count ? ceil_div(batch_, count) : 0;
+  GroupSplit(const MobileNetArgs& args, int64_t front) : shared(args.batch < args.workers) {
+    const int64_t takers = shared ? 1 : args.workers;
+    const int64_t map_bytes = largest_map_floats(args, front) * kFloatBytes;
+    const int64_t fitting = max_of(1, divide(group_bytes(args), map_bytes));
+    count = min_of(args.batch, takers * ceil_div(ceil_div(args.batch, takers), fitting));
+    images = ceil_div(args.batch, max_of(1, count));
   }
-
-  int64_t batch_;
 };
 
 // Blocks that go with the stem: all up to the last that reads a large map.
