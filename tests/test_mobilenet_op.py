@@ -54,6 +54,9 @@ CASES = (
     # Groups of images: each thread its own, and groups that threads share.
     Case("batch_17", 17, 32, 32),
     Case("batch_3", 3, 128, 128),
+    # Images that are not even among two or three threads, which share the rest.
+    Case("batch_4", 4, 96, 96, alpha=0.5, layout="contiguous"),
+    Case("batch_5", 5, 96, 112, alpha=0.4, layout="sliced"),
     Case("batch_0", 0, 32, 32),
     Case("pooled", 2, 64, 64, num_classes=0),
 )

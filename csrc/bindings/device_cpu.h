@@ -105,7 +105,7 @@ struct Cpu {
   static constexpr bool kHasNchw = false;
   static constexpr bool kHasPointwise = true;
 
-  // An image of so many multiply-adds is worth that threads wait for each other.
+  // An image of so many multiply-adds in its products is worth that threads wait for each other.
   static constexpr int64_t kMinSharedProducts = 8 * 1000 * 1000;
 
   // Threads take whole images. Those that would not be even among them they share.

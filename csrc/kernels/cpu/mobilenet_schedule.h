@@ -1,4 +1,5 @@
-// How whole-network inference is divided: the batch into groups of images, the layers into a front
+// How whole-network inference is divided (device_cpu.h may run a batch in two parts, each divided
+// by itself): the batch into groups of images, the layers into a front
 // and blocks, a block into tiles of rows and shares of channels. Everything follows from shapes and
 // from the number of workers.
 #pragma once

@@ -21,7 +21,7 @@ inline int64_t ring_bytes() { return l2_cache_bytes() / 4; }
 constexpr int64_t kMinRowsPerItem = 10;
 // A block of channels reads memory in runs, which the hardware follows badly: only where there are
 // fewer items than this.
-constexpr int64_t kMinChannelsPerItem = 64, kItemsWithoutBlocks = 32;
+constexpr int64_t kMinChannelsPerItem = 64, kMinItemsWithoutBlocks = 32;
 
 constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -71,7 +71,7 @@ inline ConvPartition partition_conv(const ConvShape& s, int64_t ring_pixels) {
   p.bands = min_of(most_bands, ceil_div(wanted, max_of(1, p.groups * p.blocks)));
   const int64_t most_blocks = ceil_div(s.channels, kMinChannelsPerItem);
   const int64_t missing =
-      ceil_div(min_of(wanted, kItemsWithoutBlocks), max_of(1, p.groups * p.bands));
+      ceil_div(min_of(wanted, kMinItemsWithoutBlocks), max_of(1, p.groups * p.bands));
   p.blocks = max_of(p.blocks, min_of(missing, most_blocks));
   p.rows = ceil_div(s.out_height, p.bands);
   p.bands = ceil_div(s.out_height, p.rows);

@@ -103,7 +103,7 @@ struct PartialSums {
     }
   }
 
-  // Adds up all items' into some channels of [C] each.
+  // The totals of some channels, over all items; both are [C].
   template <typename A>
   void merge(Range part, void* total_first, void* total_second) const {
     const MergedSums a(first + part.begin, partials, channels, part.size());

@@ -47,12 +47,6 @@ inline void ask_ahead(const T* at) {
   __builtin_prefetch(reinterpret_cast<const char*>(at) + kBytesAhead);
 }
 
-// The same of what will be written.
-template <typename T>
-inline void own_ahead(T* at) {
-  __builtin_prefetch(reinterpret_cast<char*>(at) + kBytesAhead, 1);
-}
-
 // to = map(from); `to` is a Row, or anything else with whole vectors at(pixel, channel).
 template <typename T, typename A, typename To = Row<A>>
 inline void stage_row(Row<const T> from, const ChannelMap<A>& params, int64_t channels, To to) {
@@ -184,7 +178,7 @@ inline void store_gradient_row(Row<const A> from, const T* raw, const ChannelMap
         for (int64_t p = tile.begin; p < tile.end; ++p) {
           const int64_t at = p * to.stride + c;
           ask_ahead(raw + at);
-          own_ahead(to.data + at);
+          ask_ahead(to.data + at);  // a store, too, fetches its line first
           const Vec<A> x = load(raw + at, lanes);
           const Vec<A> dy = map.gradient(load(from.data + p * from.stride + c, AllLanes{}), x);
           store(to.data + at, dy, lanes);
