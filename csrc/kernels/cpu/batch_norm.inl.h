@@ -27,11 +27,6 @@ inline int64_t channel_merges(const Args& args) {
 }
 
 template <typename Args>
-inline Range merge_range(const Args& args, int64_t begin, int64_t end) {
-  return {begin * kChannelsPerMerge, min_of(end * kChannelsPerMerge, args.channels)};
-}
-
-template <typename Args>
 inline int64_t no_bytes(const Args&) {
   return 0;
 }
@@ -99,8 +94,7 @@ inline void statistics_merge(const BatchNormStatisticsArgs& args, int64_t begin,
   dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
     merge_moments(
-        PartialMoments{partial.first, partial.second, p.items}, args.channels,
-        merge_range(args, begin, end),
+        PartialMoments{partial.first, partial.second, p.items}, args.channels, begin, end,
         [&](int64_t i) { return chunk(i, p.pixels, args.pixels).size(); },
         static_cast<A*>(args.mean), static_cast<A*>(args.var));
   });

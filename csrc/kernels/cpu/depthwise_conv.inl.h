@@ -157,12 +157,11 @@ inline void forward_merge(const DepthwiseConvArgs& args, int64_t begin, int64_t 
   dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
     const ForwardWorkspace<A> workspace(args);
-    const Range channels{begin * kChannelsPerMerge, min_of(end * kChannelsPerMerge, s.channels)};
     const auto count_of = [&](int64_t partial) {
       const ConvItem item = conv_item(s, p, partial * p.blocks);
       return item.images.size() * item.rows.size() * s.out_width;
     };
-    merge_moments(workspace.moments, s.channels, channels, count_of, static_cast<A*>(args.mean),
+    merge_moments(workspace.moments, s.channels, begin, end, count_of, static_cast<A*>(args.mean),
                   static_cast<A*>(args.var));
   });
 }

@@ -1,7 +1,6 @@
-// How whole-network inference is divided (device_cpu.h may run a batch in two parts, each divided
-// by itself): the batch into groups of images, the layers into a front
+// How whole-network inference is divided: the batch into groups of images, the layers into a front
 // and blocks, a block into tiles of rows and shares of channels. Everything follows from shapes and
-// from the number of workers.
+// from the number of workers. (Of an uneven batch device_cpu.h makes two, each divided by itself.)
 #pragma once
 
 #include "kernels/cpu/gemm.inl.h"

@@ -141,10 +141,8 @@ inline void pointwise_merge(const PointwiseConvArgs& args, int64_t begin, int64_
   const ProductPartition p = pointwise_partition(args);
   dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
-    const Range channels{begin * kChannelsPerMerge,
-                         min_of(end * kChannelsPerMerge, s.out_channels)};
     merge_moments(
-        PointwiseWorkspace<A>(args).moments, s.out_channels, channels,
+        PointwiseWorkspace<A>(args).moments, s.out_channels, begin, end,
         [&](int64_t range) { return chunk(range, p.pixels, s.pixels).size(); },
         static_cast<A*>(args.mean), static_cast<A*>(args.var));
   });

@@ -11,6 +11,12 @@ constexpr int64_t kChannelsPerMerge = 64;  // an item of a merging phase
 
 inline int64_t merge_items(int64_t channels) { return ceil_div(channels, kChannelsPerMerge); }
 
+// Calls f(range) with runs of at most kChannelsPerMerge of the channels of items [begin, end).
+template <typename F>
+inline void for_each_merged(int64_t begin, int64_t end, int64_t channels, F f) {
+  for (int64_t i = begin; i < end; ++i) f(chunk(i, kChannelsPerMerge, channels));
+}
+
 // Partials of all items, [partials, C]: mean and M2, the sum of squared deviations. In double, as
 // a mean that is large against the deviation must not round it away.
 struct PartialMoments {
@@ -59,19 +65,13 @@ inline void merge_moments_of(const PartialMoments& from, int64_t all_channels, R
   }
 }
 
+// The same for all channels of items [begin, end).
 template <typename A, typename CountOf>
-inline void merge_moments(const PartialMoments& from, int64_t all_channels, Range channels,
-                          CountOf count_of, A* mean, A* var) {
-  for (int64_t c = channels.begin; c < channels.end; c += kChannelsPerMerge) {
-    const Range part{c, min_of(c + kChannelsPerMerge, channels.end)};
+inline void merge_moments(const PartialMoments& from, int64_t all_channels, int64_t begin,
+                          int64_t end, CountOf count_of, A* mean, A* var) {
+  for_each_merged(begin, end, all_channels, [&](Range part) {
     merge_moments_of(from, all_channels, part, count_of, mean, var);
-  }
-}
-
-// Calls f(range) with runs of at most kChannelsPerMerge of the channels of items [begin, end).
-template <typename F>
-inline void for_each_merged(int64_t begin, int64_t end, int64_t channels, F f) {
-  for (int64_t i = begin; i < end; ++i) f(chunk(i, kChannelsPerMerge, channels));
+  });
 }
 
 // The sums of at most kChannelsPerMerge channels over partials [count, stride], in their order.
