@@ -16,12 +16,19 @@ namespace {
 // Rows of the last map in a band, if the rings then take no more than half of the L2 cache.
 constexpr int64_t kMaxBand = 4;
 
-// A layer on its way through an image: rows up to `end` are there.
+// A layer on its way through an image.
 struct FrontLayer {
   MapRows rows;
   int64_t band;  // rows computed at a time
-  int64_t end;
+  Range left;    // rows that are still to be computed
 };
+
+// Input rows that output rows read.
+inline Range rows_read(const ConvShape& s, Range rows) {
+  const int64_t first = rows.begin * s.stride - s.pad_top;
+  const int64_t last = (rows.end - 1) * s.stride - s.pad_top + 2;
+  return {max_of(first, 0), min_of(last + 1, s.in_height)};
+}
 
 // The layers of a front, and in `scratch` their rings and a depthwise tile.
 struct Front {
@@ -72,19 +79,17 @@ void front_rows(Front& front, int64_t image, int64_t index, int64_t end) {
   const MobileNetLayer& layer = layer_at(front.args, index);
   const ConvShape& s = layer.conv;
   FrontLayer& to = front.layers[index];
-  const int64_t limit = index == front.last() ? end : s.out_height;
-  while (to.end < end) {
-    const Range rows{to.end, min_of(to.end + to.band, limit)};
+  while (to.left.begin < end) {
+    const Range rows{to.left.begin, min_of(to.left.begin + to.band, to.left.end)};
     float* const output = to.rows.at(rows.begin);
     if (index == 0) {
       stem_rows<kActivation>(front.args, image, rows, output, front.stem_scratch);
     } else {
-      const int64_t last_read = (rows.end - 1) * s.stride - s.pad_top + 2;
-      front_rows<kActivation>(front, image, index - 1, min_of(last_read + 1, s.in_height));
+      front_rows<kActivation>(front, image, index - 1, rows_read(s, rows).end);
       block_rows<kActivation>(layer, front.layers[index - 1].rows, rows, all_panels(layer),
                               layer.point_weight, front.tile, output);
     }
-    to.end = rows.end;
+    to.left.begin = rows.end;
   }
 }
 
@@ -101,14 +106,13 @@ void run_front(const MobileNetArgs& args, int64_t first_image, Range rows, float
     last.rows.data = map + before * last.rows.row_floats;
     last.rows.begin = 0;
     last.rows.count = height;
-    last.end = max_of(rows.begin - before, 0);
+    last.left = {max_of(rows.begin - before, 0), min_of(rows.end - before, height)};
     for (int64_t i = front.last(); i > 0; --i) {
-      const ConvShape& s = layer_at(args, i).conv;
       FrontLayer& input = front.layers[i - 1];
-      input.rows.begin = input.end = max_of(front.layers[i].end * s.stride - s.pad_top, 0);
+      input.left = rows_read(layer_at(args, i).conv, front.layers[i].left);
+      input.rows.begin = input.left.begin;
     }
-    front_rows<kActivation>(front, first_image + image, front.last(),
-                            min_of(rows.end - before, height));
+    front_rows<kActivation>(front, first_image + image, front.last(), last.left.end);
   }
 }
 

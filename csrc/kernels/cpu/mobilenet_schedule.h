@@ -15,8 +15,9 @@ constexpr int64_t kFloatBytes = sizeof(float);
 constexpr int64_t kMinGroupBytes = 512 * 1024, kMaxGroupBytes = 2 * 1024 * 1024;
 // A depthwise tile and the weights streaming past it share the L2 cache.
 inline int64_t tile_bytes() { return l2_cache_bytes() / 16 * 13; }
-// A worker reads its share of the weights for each tile: fewer pixels would not be worth it.
-constexpr int64_t kMinTilePixels = 48;
+// A worker reads its share of the weights for each tile: fewer pixels would not be worth it, more
+// would leave the 8 x 8 map of a small image to one tile, whose depthwise part every share repeats.
+constexpr int64_t kMinTilePixels = 32;
 
 // Larger maps go from layer to layer in bands of rows, unless the weights that each band reads
 // again are large too.
