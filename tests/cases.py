@@ -185,6 +185,7 @@ POINTWISE_CASES = (
     pointwise_case("pointwise_256_to_512", 1, 256, 512, 3, 3),
     # Work that is split: in ranges of pixels, shares of channels, tiles, and both, unevenly.
     pointwise_case("pointwise_ranges", 3, 32, 48, 61, 43),
+    pointwise_case("pointwise_both_gradients_at_once", 3, 19, 37, 31, 29),
     pointwise_case("pointwise_shares", 1, 300, 420, 4, 5),
     pointwise_case("pointwise_ranges_and_shares", 2, 270, 330, 19, 17, activation="relu"),
     pointwise_case("pointwise_tiles", 1, 520, 130, 31, 33),

@@ -17,8 +17,27 @@ constexpr int64_t kMinGradWeightPixels = 128;
 constexpr int64_t kMinWeightShareColumns = 128;
 // More would stage pixels more often, or merge more partial sums.
 constexpr int64_t kMaxGradWeightItems = 32;
+// Fewer ranges of pixels would not feed many threads.
+constexpr int64_t kMinJointRanges = 16;
 
-// Of the input's gradient: its columns are input channels.
+// A range's partial sums: C' in whole panels x the pitch of C.
+inline int64_t partial_weight_bytes(const PointwiseConvBackwardArgs& args) {
+  const PointwiseShape& s = args.shape;
+  return round_to_panels(s.out_channels) * row_pitch(s.in_channels) * accumulator_bytes(args.dtype);
+}
+
+inline int64_t most_weight_ranges(const PointwiseConvBackwardArgs& args) {
+  return min_of(kPartialWeightBytes / partial_weight_bytes(args),
+                args.shape.pixels / kMinGradWeightPixels);
+}
+
+// Where there are many pixels to a weight, an item computes both gradients of its pixels, which are
+// then brought in once.
+inline bool is_joint(const PointwiseConvBackwardArgs& args) {
+  return args.grad_input && args.grad_weight && most_weight_ranges(args) >= kMinJointRanges;
+}
+
+// Of the input's gradient: its columns are input channels. A joint one is part of the weight's.
 inline ProductPartition grad_input_partition(const PointwiseConvBackwardArgs& args) {
   const PointwiseShape& s = args.shape;
   return partition_product(s.pixels, s.out_channels, s.in_channels, accumulator_bytes(args.dtype));
@@ -30,16 +49,16 @@ inline ProductPartition grad_weight_partition(const PointwiseConvBackwardArgs& a
   const int64_t bytes = accumulator_bytes(args.dtype);
   const int64_t products = s.pixels * s.in_channels * s.out_channels;
   const int64_t wanted = max_of(1, min_of(kMaxGradWeightItems, products / kItemProducts));
-  const int64_t partial = round_to_panels(s.out_channels) * row_pitch(s.in_channels) * bytes;
+  const bool joint = is_joint(args);
   ProductPartition p;
-  p.shares = min_of(ceil_div(s.out_channels, kMinWeightShareColumns), wanted);
-  p.ranges = min_of(kPartialWeightBytes / partial, s.pixels / kMinGradWeightPixels);
-  p.ranges = max_of(1, min_of(ceil_div(wanted, p.shares), p.ranges));
+  p.shares = joint ? 1 : min_of(ceil_div(s.out_channels, kMinWeightShareColumns), wanted);
+  p.ranges = max_of(1, min_of(ceil_div(wanted, p.shares), most_weight_ranges(args)));
   p.pixels = max_of(1, ceil_div(s.pixels, p.ranges));
   p.ranges = ceil_div(s.pixels, p.pixels);
   p.columns = round_to_panels(ceil_div(s.out_channels, p.shares));
   p.shares = ceil_div(s.out_channels, p.columns);
-  p.tile = min_of(p.pixels, staged_pixels(s.in_channels + p.columns, bytes));
+  const int64_t staged = joint ? 2 * s.in_channels : s.in_channels;  // and as results
+  p.tile = min_of(p.pixels, staged_pixels(staged + p.columns, bytes));
   p.tile = ceil_div(p.pixels, ceil_div(p.pixels, min_of(p.tile, kMaxPanelPixels)));
   return p;
 }
@@ -74,30 +93,48 @@ struct PointwiseBackwardWorkspace {
       grad_weight = static_cast<A*>(args.grad_weight);
       grad_weight_pitch = s.in_channels;
     }
-    const int64_t ranges = args.input_mean ? grad_input_partition(args).ranges : 0;
+    const ProductPartition p =
+        is_joint(args) ? grad_weight_partition(args) : grad_input_partition(args);
+    const int64_t ranges = args.input_mean ? p.ranges : 0;
     input_sums = {arena.take<double>(ranges * s.in_channels),
                   arena.take<double>(ranges * s.in_channels), ranges, s.in_channels};
     bytes = arena.bytes();
   }
 };
 
-// What an item of the input's gradient keeps: a tile of staged gradients and one of results.
+// An odd number of lines of kPanel elements, so that what lies so far apart does not meet in few
+// sets of the L1 cache.
+inline int64_t odd_lines(int64_t lines) { return (lines | 1) * kPanel; }
+
+template <typename A>
+inline Row<A> staged_gradients(int64_t pixels, int64_t channels, Arena& arena) {
+  const int64_t pitch = odd_lines(round_to_panels(channels) / kPanel);
+  return {arena.take<A>(pixels * pitch), pixels, pitch};
+}
+
+// Where an item of the input's gradient puts it: sums, and a tile of results before they are
+// stored.
+template <typename A>
+struct GradInputTile {
+  ChannelSums<A> sums;
+  Row<A> output;
+
+  GradInputTile(int64_t pixels, int64_t channels, Arena& arena)
+      : sums(channels, arena),
+        output{arena.take<A>(pixels * row_pitch(channels)), pixels, row_pitch(channels)} {}
+};
+
 template <typename A>
 struct GradInputScratch {
   Arena arena;
-  ChannelSums<A> sums;
-  Row<A> grad, output;
+  GradInputTile<A> result;
+  Row<A> grad;
   StagedPixels staged;  // in `grad`
 
-  GradInputScratch(const PointwiseConvBackwardArgs& args, void* scratch)
-      : GradInputScratch(args.shape.out_channels, grad_input_partition(args), scratch) {}
-
- private:
-  GradInputScratch(int64_t depth, const ProductPartition& p, void* scratch)
-      : arena(scratch), sums(p.columns, arena) {
-    grad = {arena.take<A>(p.tile * row_pitch(depth)), p.tile, row_pitch(depth)};
-    output = {arena.take<A>(p.tile * row_pitch(p.columns)), p.tile, row_pitch(p.columns)};
-  }
+  GradInputScratch(const PointwiseConvBackwardArgs& args, const ProductPartition& p, void* scratch)
+      : arena(scratch),
+        result(p.tile, p.columns, arena),
+        grad(staged_gradients<A>(p.tile, args.shape.out_channels, arena)) {}
 };
 
 // Staged pixels as [panels, pixels, kPanel]: what the weight's product reads, a line a pixel.
@@ -106,32 +143,30 @@ struct Panels {
   A* data;
   int64_t stride;  // elements from a panel to the next
 
+  Panels(int64_t pixels, int64_t channels, Arena& arena)
+      : data(arena.take<A>(round_to_panels(channels) / kPanel * odd_lines(pixels))),
+        stride(odd_lines(pixels)) {}
+
   A* at(int64_t pixel, int64_t channel) const {
     return data + channel / kPanel * stride + pixel * kPanel + channel % kPanel;
   }
 };
 
-// An odd number of lines, so that panels do not meet in few sets of the L1 cache.
-inline int64_t panel_stride(int64_t pixels) { return (pixels | 1) * kPanel; }
-
-// What an item of the weight's gradient keeps: a tile of both operands.
+// What an item of the weight's gradient keeps: a tile of both operands, and the results of a joint
+// one.
 template <typename A>
 struct GradWeightScratch {
   Arena arena;
-  Panels<A> grad, input;
+  Row<A> grad;
+  Panels<A> input;
   StagedPixels staged;  // in `input`
+  GradInputTile<A> result;
 
-  GradWeightScratch(const PointwiseConvBackwardArgs& args, void* scratch) : arena(scratch) {
-    const ProductPartition p = grad_weight_partition(args);
-    grad = take(p.tile, p.columns);
-    input = take(p.tile, args.shape.in_channels);
-  }
-
- private:
-  Panels<A> take(int64_t pixels, int64_t channels) {
-    const int64_t stride = panel_stride(pixels);
-    return {arena.take<A>(round_to_panels(channels) / kPanel * stride), stride};
-  }
+  GradWeightScratch(const PointwiseConvBackwardArgs& args, const ProductPartition& p, void* scratch)
+      : arena(scratch),
+        grad(staged_gradients<A>(p.tile, p.columns, arena)),
+        input(p.tile, args.shape.in_channels, arena),
+        result(is_joint(args) ? p.tile : 0, args.shape.in_channels, arena) {}
 };
 
 }  // namespace

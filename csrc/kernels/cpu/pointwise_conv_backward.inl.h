@@ -1,8 +1,9 @@
 // Pointwise convolution, backward. Two products over the same pixels: the input's gradient is
 // grad [pixels, C'] * weight [C', C], masked by the prologue's activation as it is stored; the
-// weight's is grad^T * input, whose operands are staged as panels [channels / 16, pixels, 16], so
-// that the register tile reads a line of each a pixel. Both take grad through BatchNorm's backward
-// on load and recompute the normalised input.
+// weight's is grad^T * input, which is staged as panels [C / 16, pixels, 16], so that the register
+// tile reads a line a pixel. Both take grad through BatchNorm's backward on load and recompute the
+// normalised input. Where maps are large beside the weights, an item computes both of its pixels,
+// and brings them in from memory once.
 #pragma once
 
 #include "kernels/cpu/pointwise_backward_memory.inl.h"
@@ -11,74 +12,70 @@
 namespace mobilenet_ext::cpu {
 namespace {
 
-// A tile of raw gradients; in place where there is nothing to do.
+// Some columns of a tile of raw gradients: in place where there is nothing to do, otherwise in
+// `to`, where they lie already if not `fresh`.
 template <typename T, typename A = Accumulator<T>>
 inline Row<const A> stage_gradients(const PointwiseConvBackwardArgs& args, Range pixels,
-                                    GradInputScratch<A>& scratch) {
-  const int64_t channels = args.shape.out_channels;
-  const Row<const T> grad = map_row(static_cast<const T*>(args.grad_output), pixels, channels, 0);
+                                    Range columns, bool fresh, Row<A> to) {
+  const int64_t channels = args.shape.out_channels, first = columns.begin;
+  const Row<const T> grad =
+      map_row(static_cast<const T*>(args.grad_output), pixels, channels, first);
   if constexpr (kIsPlain<T>) {
     if (!args.epilogue.scale && !args.gradient_map.grad_scale) return grad;
   }
-  const T* raw = static_cast<const T*>(args.output);
-  if (raw) raw += pixels.begin * channels;
-  if (scratch.staged.replace(pixels)) {
-    stage_gradient_row(grad, raw, ChannelGradient<A>(args.epilogue, args.gradient_map, 0), channels,
-                       scratch.grad);
+  if (fresh) {
+    const T* raw = static_cast<const T*>(args.output);
+    if (raw) raw += pixels.begin * channels + first;
+    stage_gradient_row(grad, raw, ChannelGradient<A>(args.epilogue, args.gradient_map, first),
+                       columns.size(), to);
   }
-  return {scratch.grad.data, grad.pixels, scratch.grad.stride};
+  return {to.data, grad.pixels, to.stride};
+}
+
+// Some columns of the input's gradient for a tile of pixels, stored and counted.
+template <typename T, typename A = Accumulator<T>>
+inline void store_grad_input(const PointwiseConvBackwardArgs& args, Range pixels, Range columns,
+                             Row<const A> grad, GradInputTile<A>& result) {
+  const PointwiseShape& s = args.shape;
+  const int64_t first = columns.begin;
+  multiply(grad, s.out_channels, PointwiseBackwardWorkspace<A>(args).weight, columns,
+           result.output);
+  const T* raw = map_row(static_cast<const T*>(args.input), pixels, s.in_channels, first).data;
+  store_gradient_row<T, A>({result.output.data, pixels.size(), result.output.stride}, raw,
+                           ChannelMap<A>(args.prologue, first),
+                           ChannelMap<A>::at(args.input_mean, first), columns.size(),
+                           map_row(static_cast<T*>(args.grad_input), pixels, s.in_channels, first),
+                           result.sums);
 }
 
 template <typename T>
 inline void grad_input_item(const PointwiseConvBackwardArgs& args, const ProductPartition& p,
                             const ProductItem& item, GradInputScratch<Accumulator<T>>& scratch) {
   using A = Accumulator<T>;
-  const PointwiseShape& s = args.shape;
-  const PointwiseBackwardWorkspace<A> workspace(args);
-  const int64_t first = item.columns.begin, columns = item.columns.size();
-  const ChannelMap<A> prologue(args.prologue, first);
-  const A* mean = ChannelMap<A>::at(args.input_mean, first);
-  scratch.sums.clear();
+  const Range all{0, args.shape.out_channels};
+  scratch.result.sums.clear();
   for_each_staged(item.pixels, p.tile, [&](Range pixels) {
-    const Row<const A> grad = stage_gradients<T>(args, pixels, scratch);
-    multiply(grad, s.out_channels, workspace.weight, item.columns, scratch.output);
-    const T* raw = map_row(static_cast<const T*>(args.input), pixels, s.in_channels, first).data;
-    store_gradient_row<T, A>(
-        {scratch.output.data, pixels.size(), scratch.output.stride}, raw, prologue, mean, columns,
-        map_row(static_cast<T*>(args.grad_input), pixels, s.in_channels, first), scratch.sums);
+    const bool fresh = scratch.staged.replace(pixels);
+    const Row<const A> grad = stage_gradients<T>(args, pixels, all, fresh, scratch.grad);
+    store_grad_input<T>(args, pixels, item.columns, grad, scratch.result);
   });
-  if (args.input_mean) workspace.input_sums.put(scratch.sums, item.range, first, columns);
+  if (!args.input_mean) return;
+  PointwiseBackwardWorkspace<A>(args).input_sums.put(scratch.result.sums, item.range,
+                                                     item.columns.begin, item.columns.size());
 }
 
-template <typename T>
-inline void stage_operands(const PointwiseConvBackwardArgs& args, Range pixels, Range columns,
-                           GradWeightScratch<Accumulator<T>>& to) {
-  using A = Accumulator<T>;
-  const PointwiseShape& s = args.shape;
-  const int64_t first = columns.begin;
-  const T* grad = static_cast<const T*>(args.grad_output);
-  const T* input = static_cast<const T*>(args.input);
-  const T* raw = static_cast<const T*>(args.output);
-  if (raw) raw += pixels.begin * s.out_channels + first;
-  stage_gradient_row(map_row(grad, pixels, s.out_channels, first), raw,
-                     ChannelGradient<A>(args.epilogue, args.gradient_map, first), columns.size(),
-                     to.grad);
-  if (!to.staged.replace(pixels)) return;
-  stage_row(map_row(input, pixels, s.in_channels, 0), ChannelMap<A>(args.prologue, 0),
-            s.in_channels, to.input);
-}
-
-// to [kPanel, kPanel] = (or, if `add`, +=) grad^T * input, both [pixels, kPanel].
+// to [outputs, kPanel] = (or, if `add`, +=) grad^T * input [pixels, kPanel], at most kPanel
+// outputs.
 template <typename A>
-inline void multiply_transposed(const A* grad, const A* input, int64_t pixels, bool add, A* to,
+inline void multiply_transposed(Row<const A> grad, int64_t outputs, const A* input, bool add, A* to,
                                 int64_t pitch) {
   constexpr int kRows = most_tile_rows(kPanelVectors<A>, kPanel);
-  const RowTiles tiles(kPanel, kRows);
+  const RowTiles tiles(outputs, kRows);
   for (int64_t t = 0; t < tiles.count; ++t) {
     dispatch_rows<kRows>(tiles.size(t), [&](auto rows) {
       Tile<A, decltype(rows)::value, 1> tile;
       tile.start(nullptr);
-      tile.add(grad + tiles.begin(t), 1, kPanel, input, 0, pixels);
+      tile.add(grad.data + tiles.begin(t), 1, grad.stride, input, 0, grad.pixels);
       A* const at = to + tiles.begin(t) * pitch;
       if (add) return tile.add_to(at, pitch);
       tile.template finish<Activation::kNone>(at, pitch);
@@ -90,19 +87,31 @@ template <typename T>
 inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const ProductPartition& p,
                              const ProductItem& item, GradWeightScratch<Accumulator<T>>& scratch) {
   using A = Accumulator<T>;
+  const PointwiseShape& s = args.shape;
   const PointwiseBackwardWorkspace<A> workspace(args);
-  const int64_t pitch = workspace.grad_weight_pitch;
+  const int64_t pitch = workspace.grad_weight_pitch, outputs = item.columns.size();
+  const bool joint = is_joint(args);
   A* sums =
       workspace.grad_weight + item.range * workspace.grad_weight_size + item.columns.begin * pitch;
+  scratch.result.sums.clear();
   for_each_staged(item.pixels, p.tile, [&](Range pixels) {
-    stage_operands<T>(args, pixels, item.columns, scratch);
-    for (int64_t o = 0; o < item.columns.size(); o += kPanel) {
-      for (int64_t c = 0; c < args.shape.in_channels; c += kPanel) {
-        multiply_transposed(scratch.grad.at(0, o), scratch.input.at(0, c), pixels.size(),
+    const Row<const A> grad = stage_gradients<T>(args, pixels, item.columns, true, scratch.grad);
+    if (scratch.staged.replace(pixels)) {
+      stage_row(map_row(static_cast<const T*>(args.input), pixels, s.in_channels, 0),
+                ChannelMap<A>(args.prologue, 0), s.in_channels, scratch.input);
+    }
+    for (int64_t o = 0; o < outputs; o += kPanel) {
+      const Row<const A> panel{grad.data + o, grad.pixels, grad.stride};
+      for (int64_t c = 0; c < s.in_channels; c += kPanel) {
+        multiply_transposed(panel, min_of(kPanel, outputs - o), scratch.input.at(0, c),
                             pixels.begin > item.pixels.begin, sums + o * pitch + c, pitch);
       }
     }
+    if (joint) store_grad_input<T>(args, pixels, {0, s.in_channels}, grad, scratch.result);
   });
+  if (joint && args.input_mean) {
+    workspace.input_sums.put(scratch.result.sums, item.range, 0, s.in_channels);
+  }
 }
 
 // Adds up the ranges' partial sums for a panel of output channels.
@@ -149,8 +158,8 @@ inline int64_t pointwise_backward_workspace_bytes(const PointwiseConvBackwardArg
 inline int64_t pointwise_backward_scratch_bytes(const PointwiseConvBackwardArgs& args) {
   return dispatch_accumulator(args.dtype, [&](auto a) {
     using A = decltype(a);
-    return max_of(GradInputScratch<A>(args, nullptr).arena.bytes(),
-                  GradWeightScratch<A>(args, nullptr).arena.bytes());
+    return max_of(GradInputScratch<A>(args, grad_input_partition(args), nullptr).arena.bytes(),
+                  GradWeightScratch<A>(args, grad_weight_partition(args), nullptr).arena.bytes());
   });
 }
 
@@ -170,7 +179,7 @@ inline void pointwise_backward_pack(const PointwiseConvBackwardArgs& args, int64
 }
 
 inline int64_t grad_input_items(const PointwiseConvBackwardArgs& args) {
-  return args.grad_input ? grad_input_partition(args).items() : 0;
+  return args.grad_input && !is_joint(args) ? grad_input_partition(args).items() : 0;
 }
 
 inline void grad_input_run(const PointwiseConvBackwardArgs& args, int64_t begin, int64_t end,
@@ -178,7 +187,7 @@ inline void grad_input_run(const PointwiseConvBackwardArgs& args, int64_t begin,
   const ProductPartition p = grad_input_partition(args);
   dispatch_dtype(args.dtype, [&](auto t) {
     using T = decltype(t);
-    GradInputScratch<Accumulator<T>> memory(args, scratch);
+    GradInputScratch<Accumulator<T>> memory(args, p, scratch);
     for (int64_t i = begin; i < end; ++i) {
       const PointwiseShape& s = args.shape;
       grad_input_item<T>(args, p, product_item(p, i, s.pixels, s.in_channels), memory);
@@ -195,7 +204,7 @@ inline void grad_weight_run(const PointwiseConvBackwardArgs& args, int64_t begin
   const ProductPartition p = grad_weight_partition(args);
   dispatch_dtype(args.dtype, [&](auto t) {
     using T = decltype(t);
-    GradWeightScratch<Accumulator<T>> memory(args, scratch);
+    GradWeightScratch<Accumulator<T>> memory(args, p, scratch);
     for (int64_t i = begin; i < end; ++i) {
       const PointwiseShape& s = args.shape;
       grad_weight_item<T>(args, p, product_item(p, i, s.pixels, s.out_channels), memory);
