@@ -4,8 +4,9 @@
     python benchmarks/blocks.py                                   # inference, 1.0 at 224 pixels
     python benchmarks/blocks.py --mode training --alpha 0.5 --resolution 32 --batch 32
 
-"% FMA" compares a block's multiply-adds a second with those of a large matrix product, "% copy" the
-bytes that it has to move at least with a copy of as many, both measured in the same rounds.
+"% FMA" compares a block's multiply-adds a second with those of a loop of nothing else, which needs
+a C compiler, "% copy" the bytes that it has to move at least with a copy of as many, both measured
+in the same rounds.
 Inference is measured as the difference that the block makes to the network up to it, training as
 the block by itself, forward and backward.
 """
@@ -20,6 +21,7 @@ from typing import cast
 
 import machine
 import torch
+from fma_peak import FmaPeak, fma_peak
 from report import write_json
 from timing import interleave
 from torch import Tensor
@@ -30,7 +32,6 @@ from mobilenet_ext.layers import SeparableBlock
 from mobilenet_ext.packed_network import PackedNetwork
 
 ops = torch.ops.mobilenet_ext
-PRODUCT = 768  # rows and columns of the matrix product
 FLOAT = 4  # bytes
 SHOWN = ("block", "mode", "ms", "% FMA", "% copy")
 
@@ -130,22 +131,18 @@ def _map(batch: int, channels: int, size: int) -> Tensor:
     return map.contiguous(memory_format=torch.channels_last)
 
 
-def limit_runs() -> dict[str, Callable[[], object]]:
-    """Return the matrix product, and a copy of 64 MB: 128 MB of traffic."""
-    left, right, out = (torch.randn(PRODUCT, PRODUCT) for _ in range(3))
+def copy_run() -> Callable[[], object]:
+    """Return a copy of 64 MB: 128 MB of traffic."""
     source = torch.randn(16 << 20)
     target = torch.empty_like(source)
-    return {
-        "product": lambda: torch.mm(left, right, out=out),
-        "copy": lambda: target.copy_(source),
-    }
+    return lambda: target.copy_(source)
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
+def measure(options: argparse.Namespace, peak: FmaPeak) -> list[Row]:
     """Return a row for each block, in inference or in forward and backward."""
     model = MobileNet(options.num_classes, alpha=options.alpha).eval()
     blocks = blocks_of(model, options.batch, options.resolution)
-    runs = limit_runs()
+    runs: dict[str, Callable[[], object]] = {"peak": peak, "copy": copy_run()}
     if options.mode == "inference":
         images = _map(options.batch, 3, options.resolution)
         runs |= {f"{i}": run for i, run in enumerate(inference_runs(model, images))}
@@ -154,7 +151,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
             runs[f"forward {i}"], runs[f"backward {i}"] = training_runs(block)
     with torch.no_grad():
         times = interleave(runs, rounds=options.rounds, min_time=options.min_time)
-    fma_rate = PRODUCT**3 / times["product"].median
+    fma_rate = peak.flops / 2 / times["peak"].median
     copy_rate = 2 * (16 << 20) * FLOAT / times["copy"].median
 
     def row(block: Block, mode: str, ms: float, times: int, values: int) -> Row:
@@ -193,7 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--json", type=pathlib.Path, metavar="PATH", help="write the results there")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    rows = measure(options)
+    peak = fma_peak(options.threads)
+    if peak is None:
+        parser.error("the peak of multiply-adds needs a C compiler, cc")
+    rows = measure(options, peak)
     print(f"{SHOWN[0]:30} {SHOWN[1]:>10} " + " ".join(f"{name:>7}" for name in SHOWN[2:]))
     for row in rows:
         shares = f"{100 * row.fma:7.0f} {100 * row.copy:7.0f}"

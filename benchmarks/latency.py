@@ -31,13 +31,16 @@ import report
 import runtimes  # noqa: F401  (enters ONNX Runtime, OpenVINO and LiteRT as contenders)
 import torch
 from contenders import OURS, Contender, NotAvailable, is_ours
+from fma_peak import fma_peak
 from points import DTYPES, Point, cross, default_points, target_grid
 from problem import Problem, make_problem
 from progress import Progress
 from results import PointResult, Result
-from timing import interleave
+from timing import Run, interleave
 
 from mobilenet_ext.summary import multiply_adds
+
+PEAK = "FMA peak"  # runs in turn with the contenders
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -187,9 +190,13 @@ def measure(point: Point, options: argparse.Namespace) -> PointResult:
             else:
                 progress.note(f"  {name}: {result.status}: {result.reason}")
             progress.step(name)
+        runs: dict[str, Run] = {name: contender.run for name, contender in ready.items()}
+        peak = fma_peak(point.threads) if point.device == "cpu" else None
+        if peak:
+            runs[PEAK] = peak
         with contenders.mode_of(point):
             timings = interleave(
-                {name: contender.run for name, contender in ready.items()},
+                runs,
                 rounds=options.rounds,
                 min_time=options.min_time,
                 synchronize=torch.cuda.synchronize if point.device.startswith("cuda") else None,
@@ -207,8 +214,8 @@ def measure(point: Point, options: argparse.Namespace) -> PointResult:
             result.gflops = work / timing.median
         if OURS in timings:
             result.ratio = timing.ratio_to(timings[OURS])
-    peak = machine.matmul_gflops() if point.device == "cpu" else None
-    return PointResult(point, results, peak)
+    gflops = 1e-6 * peak.flops / timings[PEAK].median if peak else None
+    return PointResult(point, results, gflops)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,6 @@ import pathlib
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 
 import torch
@@ -105,18 +104,6 @@ def commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def matmul_gflops(size: int = 768, seconds: float = 0.2) -> float:
-    """Return the GFLOP/s of a float32 matrix product on torch's threads: a practical peak."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
-    out, best = torch.empty(size, size), float("inf")
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        torch.mm(left, right, out=out)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / 1e9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

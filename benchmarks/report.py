@@ -5,7 +5,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from contenders import is_ours
+from contenders import OURS, is_ours
 from results import PointResult, Result
 
 SCHEMA = 1  # of the JSON file
@@ -25,6 +25,10 @@ def table(point: PointResult) -> str:
         for result in point.results
         if result.median_ms is None
     ]
+    share = point.share_of_peak()
+    if share is not None:
+        peak = f"the CPU's peak of multiply-adds, {point.fma_gflops:.0f} GFLOP/s"
+        lines.append(f"  {OURS} at {share:.2f} of {peak}")
     return "\n".join([*lines, "  " + point.verdict()])
 
 

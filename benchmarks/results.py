@@ -31,7 +31,7 @@ class PointResult:
 
     point: Point
     results: list[Result]
-    matmul_gflops: float | None = None  # of a matrix product on the same threads, same minute
+    fma_gflops: float | None = None  # the CPU's peak on the same threads, timed in turn with them
 
     def timed(self) -> list[Result]:
         """Return the contenders that have numbers, fastest first."""
@@ -57,6 +57,13 @@ class PointResult:
         standing = "ahead of" if best.ratio >= 1 else "BEHIND"
         return f"{OURS} is {standing} the best peer, {best.contender}: {best.ratio:.2f}x"
 
+    def share_of_peak(self) -> float | None:
+        """Return the multiply-adds of ours, at inference, over the CPU's peak."""
+        ours = self.ours()
+        if ours is None or ours.gflops is None or self.fma_gflops is None:
+            return None
+        return ours.gflops / self.fma_gflops
+
     def as_json(self) -> dict[str, object]:
         """Return plain data for the JSON file."""
         best = self.best_peer()
@@ -65,6 +72,6 @@ class PointResult:
             "label": self.point.label(),
             "best_peer": best.contender if best else None,
             "best_peer_ratio": best.ratio if best else None,
-            "matmul_gflops": self.matmul_gflops,
+            "fma_gflops": self.fma_gflops,
             "results": [asdict(result) for result in self.results],
         }
