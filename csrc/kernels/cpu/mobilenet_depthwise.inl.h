@@ -178,6 +178,15 @@ void depthwise_row(const ConvShape& s, const DepthwiseRow& row, Range inner, int
   }
 }
 
+// How many outputs of a row to compute before the next vector of channels. Of a vector's lines, a
+// pitch apart, as many share a set of the cache as if it were the power of two that divides it. At
+// stride 2 other vectors' lines count as well: memory is read in order, which is faster there.
+inline int64_t outputs_in_l1(int64_t pitch, int64_t stride) {
+  const int64_t floats = stride == 1 ? (pitch & -pitch) : pitch;
+  const int64_t group_bytes = 3 * 4 * stride * floats * static_cast<int64_t>(sizeof(float));
+  return 4 * max_of(1, divide(kRunBytes, group_bytes));
+}
+
 // Output rows [rows.begin, rows.end), counted through all images of the input; `output` begins with
 // the first of them.
 template <int kStride, Activation kActivation>
@@ -189,8 +198,7 @@ void depthwise_rows(const MobileNetLayer& layer, const MapRows& input, Range row
   row.pitch = row_pitch(s.channels);
   row.bias = layer.weight + 9 * row.tap_stride;
   const Range inner = inner_outputs(s);
-  const int64_t group_bytes = 3 * 4 * kStride * row.pitch * static_cast<int64_t>(sizeof(float));
-  const int64_t part = 4 * max_of(1, divide(kRunBytes, group_bytes));
+  const int64_t part = outputs_in_l1(row.pitch, kStride);
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t image = divide(r, s.out_height);
     const int64_t top = (r - image * s.out_height) * kStride - s.pad_top;
