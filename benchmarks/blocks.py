@@ -4,8 +4,8 @@
     python benchmarks/blocks.py                                   # inference, 1.0 at 224 pixels
     python benchmarks/blocks.py --mode training --alpha 0.5 --resolution 32 --batch 32
 
-"% FMA" compares a block's multiply-adds a second with those of a loop of nothing else, which needs
-a C compiler, "% copy" the bytes that it has to move at least with a copy of as many, both measured
+"% FMA" compares a block's multiply-adds a second with those of a loop of nothing else (on x86, with
+a C compiler), "% copy" the bytes that it has to move at least with a copy of as many, both measured
 in the same rounds.
 Inference is measured as the difference that the block makes to the network up to it, training as
 the block by itself, forward and backward.
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     peak = fma_peak(options.threads)
     if peak is None:
-        parser.error("the peak of multiply-adds needs a C compiler, cc")
+        parser.error("the peak of multiply-adds needs an x86 processor and a C compiler, cc")
     rows = measure(options, peak)
     print(f"{SHOWN[0]:30} {SHOWN[1]:>10} " + " ".join(f"{name:>7}" for name in SHOWN[2:]))
     for row in rows:

@@ -1,14 +1,16 @@
 // Fused multiply-adds, float32, and nothing else: no convolution is faster than these. Twelve sums
-// in registers hide the latency of each. fma_peak.py compiles it for the CPU that it runs on:
+// in registers hide the latency in the two units that x86 processors have. fma_peak.py compiles it
+// for the CPU that it runs on:
 //
 //   cc -O2 -march=native -ffp-contract=fast -shared -fPIC -o fma_peak.so benchmarks/fma_peak.c
+#if !defined(__x86_64__)
+#error "other processors have other numbers of units and registers"
+#endif
 
 #if defined(__AVX512F__)
 enum { kBytes = 64 };
-#elif defined(__AVX__)
-enum { kBytes = 32 };
 #else
-enum { kBytes = 16 };
+enum { kBytes = 32 };
 #endif
 typedef float Vector __attribute__((vector_size(kBytes)));
 

@@ -58,9 +58,11 @@ class PointResult:
         return f"{OURS} is {standing} the best peer, {best.contender}: {best.ratio:.2f}x"
 
     def share_of_peak(self) -> float | None:
-        """Return the multiply-adds of ours, at inference, over the CPU's peak."""
+        """Return the multiply-adds of ours, at float32 inference, over the CPU's peak."""
         ours = self.ours()
-        if ours is None or ours.gflops is None or self.fma_gflops is None:
+        if self.point.dtype != "float32" or ours is None or ours.gflops is None:
+            return None
+        if self.fma_gflops is None:
             return None
         return ours.gflops / self.fma_gflops
 

@@ -8,7 +8,7 @@
 namespace mobilenet_ext::cpu {
 namespace {
 
-// A panel of each operand of the weight's product lies in the L1 cache.
+// So many pixels of a tile's panels of inputs lie in the L1 cache while its outputs are computed.
 constexpr int64_t kMaxPanelPixels = 192;
 // All partial sums of the weight's gradient.
 constexpr int64_t kPartialWeightBytes = 8 * 1024 * 1024;
@@ -17,7 +17,7 @@ constexpr int64_t kMinGradWeightPixels = 128;
 constexpr int64_t kMinWeightShareColumns = 128;
 // More would stage pixels more often, or merge more partial sums.
 constexpr int64_t kMaxGradWeightItems = 32;
-// Fewer ranges of pixels would not feed many threads.
+// Weights so large that there could not be so many ranges of pixels keep to shares of columns.
 constexpr int64_t kMinJointRanges = 16;
 
 // A range's partial sums: C' in whole panels x the pitch of C.
@@ -166,7 +166,7 @@ struct GradWeightScratch {
       : arena(scratch),
         grad(staged_gradients<A>(p.tile, p.columns, arena)),
         input(p.tile, args.shape.in_channels, arena),
-        result(is_joint(args) ? p.tile : 0, args.shape.in_channels, arena) {}
+        result(p.tile, is_joint(args) ? args.shape.in_channels : 0, arena) {}
 };
 
 }  // namespace

@@ -2,8 +2,8 @@
 // grad [pixels, C'] * weight [C', C], masked by the prologue's activation as it is stored; the
 // weight's is grad^T * input, which is staged as panels [C / 16, pixels, 16], so that the register
 // tile reads a line a pixel. Both take grad through BatchNorm's backward on load and recompute the
-// normalised input. Where maps are large beside the weights, an item computes both of its pixels,
-// and brings them in from memory once.
+// normalised input. Where maps are large beside the weights, an item computes both gradients of its
+// pixels, and brings these in from memory once.
 #pragma once
 
 #include "kernels/cpu/pointwise_backward_memory.inl.h"
@@ -12,34 +12,40 @@
 namespace mobilenet_ext::cpu {
 namespace {
 
-// Some columns of a tile of raw gradients: in place where there is nothing to do, otherwise in
-// `to`, where they lie already if not `fresh`.
+// Some columns of a tile of raw gradients.
 template <typename T, typename A = Accumulator<T>>
 inline Row<const A> stage_gradients(const PointwiseConvBackwardArgs& args, Range pixels,
-                                    Range columns, bool fresh, Row<A> to) {
+                                    Range columns, Row<A> to) {
   const int64_t channels = args.shape.out_channels, first = columns.begin;
-  const Row<const T> grad =
-      map_row(static_cast<const T*>(args.grad_output), pixels, channels, first);
-  if constexpr (kIsPlain<T>) {
-    if (!args.epilogue.scale && !args.gradient_map.grad_scale) return grad;
-  }
-  if (fresh) {
-    const T* raw = static_cast<const T*>(args.output);
-    if (raw) raw += pixels.begin * channels + first;
-    stage_gradient_row(grad, raw, ChannelGradient<A>(args.epilogue, args.gradient_map, first),
-                       columns.size(), to);
-  }
-  return {to.data, grad.pixels, to.stride};
+  const T* raw = static_cast<const T*>(args.output);
+  if (raw) raw += pixels.begin * channels + first;
+  stage_gradient_row(map_row(static_cast<const T*>(args.grad_output), pixels, channels, first), raw,
+                     ChannelGradient<A>(args.epilogue, args.gradient_map, first), columns.size(),
+                     to);
+  return {to.data, pixels.size(), to.stride};
 }
 
-// Some columns of the input's gradient for a tile of pixels, stored and counted.
+// All columns for the input's gradient: in place where there is nothing to do.
+template <typename T, typename A = Accumulator<T>>
+inline Row<const A> all_gradients(const PointwiseConvBackwardArgs& args, Range pixels,
+                                  GradInputScratch<A>& scratch) {
+  const Range all{0, args.shape.out_channels};
+  if constexpr (kIsPlain<T>) {
+    if (!args.epilogue.scale && !args.gradient_map.grad_scale) {
+      return map_row(static_cast<const T*>(args.grad_output), pixels, all.end, 0);
+    }
+  }
+  if (scratch.staged.replace(pixels)) stage_gradients<T>(args, pixels, all, scratch.grad);
+  return {scratch.grad.data, pixels.size(), scratch.grad.stride};
+}
+
+// Some columns of the input's gradient for a tile of pixels, stored and counted. `weight`: panels.
 template <typename T, typename A = Accumulator<T>>
 inline void store_grad_input(const PointwiseConvBackwardArgs& args, Range pixels, Range columns,
-                             Row<const A> grad, GradInputTile<A>& result) {
+                             Row<const A> grad, const A* weight, GradInputTile<A>& result) {
   const PointwiseShape& s = args.shape;
   const int64_t first = columns.begin;
-  multiply(grad, s.out_channels, PointwiseBackwardWorkspace<A>(args).weight, columns,
-           result.output);
+  multiply(grad, s.out_channels, weight, columns, result.output);
   const T* raw = map_row(static_cast<const T*>(args.input), pixels, s.in_channels, first).data;
   store_gradient_row<T, A>({result.output.data, pixels.size(), result.output.stride}, raw,
                            ChannelMap<A>(args.prologue, first),
@@ -52,24 +58,23 @@ template <typename T>
 inline void grad_input_item(const PointwiseConvBackwardArgs& args, const ProductPartition& p,
                             const ProductItem& item, GradInputScratch<Accumulator<T>>& scratch) {
   using A = Accumulator<T>;
-  const Range all{0, args.shape.out_channels};
+  const PointwiseBackwardWorkspace<A> workspace(args);
   scratch.result.sums.clear();
   for_each_staged(item.pixels, p.tile, [&](Range pixels) {
-    const bool fresh = scratch.staged.replace(pixels);
-    const Row<const A> grad = stage_gradients<T>(args, pixels, all, fresh, scratch.grad);
-    store_grad_input<T>(args, pixels, item.columns, grad, scratch.result);
+    const Row<const A> grad = all_gradients<T>(args, pixels, scratch);
+    store_grad_input<T>(args, pixels, item.columns, grad, workspace.weight, scratch.result);
   });
   if (!args.input_mean) return;
-  PointwiseBackwardWorkspace<A>(args).input_sums.put(scratch.result.sums, item.range,
-                                                     item.columns.begin, item.columns.size());
+  workspace.input_sums.put(scratch.result.sums, item.range, item.columns.begin,
+                           item.columns.size());
 }
 
 // Side by side in a tile of the weight's gradient: 12 rows x 2 vectors of AVX-512, 6 x 2 of AVX2.
 template <typename A>
 constexpr int kGradWeightPanels = kPanelVectors<A> == 1 ? 2 : 1;
 
-// to [outputs, inputs] = (or, if `add`, +=) grad^T * input, both of the same pixels; from panel
-// `first` on, kPanels at a time as long as there are so many.
+// to [outputs, inputs] = (or, if `add`, +=) grad^T * input, both of the same pixels, for some
+// panels of inputs, kPanels at a time as long as there are so many.
 template <int kPanels, typename A>
 inline void multiply_transposed(Row<const A> grad, int64_t outputs, const Panels<A>& input,
                                 Range panels, bool add, A* to, int64_t pitch) {
@@ -111,7 +116,7 @@ inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const Produc
       workspace.grad_weight + item.range * workspace.grad_weight_size + item.columns.begin * pitch;
   scratch.result.sums.clear();
   for_each_staged(item.pixels, p.tile, [&](Range pixels) {
-    const Row<const A> grad = stage_gradients<T>(args, pixels, item.columns, true, scratch.grad);
+    const Row<const A> grad = stage_gradients<T>(args, pixels, item.columns, scratch.grad);
     if (scratch.staged.replace(pixels)) {
       stage_row(map_row(static_cast<const T*>(args.input), pixels, s.in_channels, 0),
                 ChannelMap<A>(args.prologue, 0), s.in_channels, scratch.input);
@@ -119,7 +124,9 @@ inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const Produc
     multiply_transposed<kGradWeightPanels<A>>(grad, outputs, scratch.input,
                                               {0, round_to_panels(s.in_channels) / kPanel},
                                               pixels.begin > item.pixels.begin, sums, pitch);
-    if (joint) store_grad_input<T>(args, pixels, {0, s.in_channels}, grad, scratch.result);
+    if (!joint) return;
+    const Range all{0, s.in_channels};
+    store_grad_input<T>(args, pixels, all, grad, workspace.weight, scratch.result);
   });
   if (joint && args.input_mean) {
     workspace.input_sums.put(scratch.result.sums, item.range, 0, s.in_channels);
