@@ -84,10 +84,9 @@ struct PointwiseCheck {
 
 // Shapes: pixels, C, C'. Less than a register tile or a panel, whole ones, and work that is split.
 inline int check_pointwise(const KernelTable& table) {
-  const PointwiseShape shapes[] = {{1, 8, 16},    {5, 9, 17},     {13, 1, 1},
-                                   {50, 16, 16},  {49, 33, 70},   {30, 256, 96},
-                                   {20, 90, 300}, {4000, 16, 32}, {700, 70, 130},
-                                   {2100, 9, 21}};
+  const PointwiseShape shapes[] = {{1, 8, 16},     {5, 9, 17},    {13, 1, 1},    {50, 16, 16},
+                                   {49, 33, 70},   {30, 256, 96}, {20, 90, 300}, {4000, 16, 32},
+                                   {700, 70, 130}, {2100, 9, 21}};
   int failures = 0;
   for (const PointwiseShape& shape : shapes) {
     const PointwiseCheck check(shape);
