@@ -19,11 +19,7 @@ enum { kSums = 12 };
 // Compilers may not guess what it is, so that they leave out no step.
 static inline Vector add(Vector sum, Vector x, Vector y) {
   sum = sum * x + y;
-#if defined(__x86_64__)
   __asm__ volatile("" : "+v"(sum));
-#elif defined(__aarch64__)
-  __asm__ volatile("" : "+w"(sum));
-#endif
   return sum;
 }
 
