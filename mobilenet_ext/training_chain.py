@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import _C, dispatch, nn
 from .batch_norm import BatchNorm
+from .casts import autocast_together
 from .chain import Link, Run, make_run
 from .layers import ConvBNReLU
 
@@ -105,7 +106,7 @@ class TrainingChain:
         norms = [nn.read_batch_norm(x.bn, x.activation) for x in self.layers]
         weights: list[Tensor] = [x.conv.weight for x in self.layers]
         if autocast:
-            weights = list(map(dispatch.autocast, weights))
+            weights = autocast_together(weights)
         links: list[Link] = []
         for i in range(1, len(weights), 2):
             conv = self.layers[i].geometry(size)

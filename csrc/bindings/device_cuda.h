@@ -16,9 +16,11 @@ struct Cuda {
   static void run(Args args, const Tensor& like) {
     const int32_t device = like.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
-    const Tensor workspace =
-        empty_vector(like, ScalarType::Byte, CudaKernels::workspace_bytes(args));
-    args.workspace = workspace.mutable_data_ptr();
+    OptionalTensor workspace;  // most ops take none, and to ask for nothing takes as long
+    if (const int64_t bytes = CudaKernels::workspace_bytes(args)) {
+      workspace = empty_vector(like, ScalarType::Byte, bytes);
+      args.workspace = workspace->mutable_data_ptr();
+    }
     void* stream = nullptr;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
     const cudaError_t error = CudaKernels::launch(args, static_cast<cudaStream_t>(stream));

@@ -127,8 +127,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_of_block_backward(
     check_map_like(op, "grad_output", gradient.grad,
                    {raw.size(0), filters, raw.size(2), raw.size(3)}, raw);
     const Tensor dy = matrix_of_map(gradient.of_raw<Device>());
-    const Tensor empty = empty_vector(raw, accumulator_type(raw), 0);
-    Tensor grad_input = empty_vector(raw, raw.scalar_type(), 0), grad_weight = grad_input;
+    OptionalTensor grad_input, grad_weight;
     if (needs.grad_weight) {
       const Tensor z = matrix_of_map(prologue.apply<Device>(raw));
       const int64_t channels = raw.size(1);
@@ -138,10 +137,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pointwise_of_block_backward(
     if (needs.grad_input) {
       grad_input = map_of_matrix(product(dy, matrix_of_weight(weight)), raw);
     }
-    if (!needs.mean) return {grad_input, grad_weight, empty, empty};
+    const auto or_empty = [&](const OptionalTensor& t) {
+      return t ? *t : empty_vector(raw, raw.scalar_type(), 0);
+    };
+    if (!needs.mean) {
+      const Tensor empty = empty_vector(raw, accumulator_type(raw), 0);
+      return {or_empty(grad_input), or_empty(grad_weight), empty, empty};
+    }
     const auto [sum, dot] = scale_shift_act_backward_reduce<Device>(
-        grad_input, raw, prologue.scale, prologue.shift, prologue.activation, *needs.mean);
-    return {grad_input, grad_weight, sum, dot};
+        *grad_input, raw, prologue.scale, prologue.shift, prologue.activation, *needs.mean);
+    return {*grad_input, or_empty(grad_weight), sum, dot};
   }
 }
 
