@@ -100,6 +100,9 @@ def test_local_memory_is_for_generic_kernels_only() -> None:
     function = FAST._replace(kernel="any_grad_input_kernel<float, 4>", stack=8)
     assert local_memory([FAST, generic, double, function]) == []
     assert len(local_memory([FAST._replace(stack=8), FAST._replace(spills=4), CALLING])) == 3
+    newest = FAST._replace(arch="sm_120", stack=16)
+    assert local_memory([newest._replace(spills=80)]) == []
+    assert len(local_memory([newest._replace(spills=84)])) == 1
 
 
 def run(tmp_path: Path, log: str, budget: str, *options: str) -> int:

@@ -49,6 +49,7 @@ def run_a_little_of_everything() -> None:
     for case in (case_named("channels_8"), case_named("channels_17"), ConvCase("", 5, 8, 20, 21)):
         check_forward(ops, case, torch.float32, prologue="relu6", epilogue=NOTHING)
         check_backward(ops, make_backward_sample(case))
+        check_backward(ops, make_backward_sample(case, torch.bfloat16))
         sample = test_batch_norm_ops.make_sample(case, torch.float32, "relu6")
         test_batch_norm_ops.check(ops, sample)
         test_batch_norm_ops.check_statistics(ops, sample.x)
@@ -77,7 +78,8 @@ def test_missing_barrier_is_noticed() -> None:
 
 
 def run_sample(name: str) -> tuple[Tensor, str]:
-    names = ("shuffles", "unwritten", "neighbour", "skipped_barrier", "two_barriers", "lonely")
+    names = ("shuffles", "unwritten", "neighbour", "skipped_barrier", "two_barriers", "lonely",
+             "copies")  # fmt: skip
     return library().run_sample(names.index(name))
 
 
@@ -91,6 +93,10 @@ def test_shared_memory_is_nan_in_every_block() -> None:
 
 def test_barrier_waits_for_all_threads() -> None:
     assert run_sample("neighbour")[0].tolist() == [(i + 1) % 64 for i in range(64)]
+
+
+def test_copies_are_made_when_they_are_waited_for() -> None:
+    assert run_sample("copies")[0].tolist() == [12] * 64
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,12 @@ void exchange(unsigned int mask, const void* value, int lane, void* result, size
 
 int lane_of_this_thread();
 
+// Asynchronous copies of this thread, from null: zeros. They are made when it waits for them, and
+// no sooner: wait_for_copies makes all but those of the last `groups` groups.
+void begin_copy(void* to, const void* from, size_t bytes);
+void end_copy_group();
+void wait_for_copies(unsigned int groups);
+
 // Whether the fault of this number, of those in the text of the kernels, is at work: see faults.py.
 bool planted(int fault);
 

@@ -65,9 +65,14 @@ FAULTS = {
         (*_WINDOWS, *_BACKWARD_WINDOWS),
     ),
     "column": Fault(
-        "if (has(i)) single_[i] =",
-        "if (has(i) && !(PLANTED && i == kCount - 1)) single_[i] =",
+        "from, has(column < 0 ? 0 : column));",
+        "from, has(column < 0 ? 0 : column) && !(PLANTED && v == kVectors - 1));",
         (*_WINDOWS[:2], *_BACKWARD_WINDOWS[:2]),
+    ),
+    "wait_for_row": Fault(
+        "cuda_on_host::wait_for_copies(kGroups);",
+        "cuda_on_host::wait_for_copies(kGroups + PLANTED);",
+        (*_WINDOWS, *_BACKWARD_WINDOWS),
     ),
     "row_of_any": Fault(
         "if (y < 0 || y >= s.in_height) continue;",
@@ -151,7 +156,7 @@ def build_with_faults(folder: Path) -> Path:
         plant(fault, number, folder)
     header = folder / "kernels/cuda/partition.h"
     text = header.read_text("utf-8")
-    for name in ("kWantedThreads", "kMaxBlocks", "kMaxStatisticsBlocks"):
+    for name in ("kWantedThreads", "kMaxBlocks", "kSumBlocks"):
         old = f"constexpr int64_t {name} = "
         assert text.count(old) == 1, name
         value = text.split(old)[1].split(";")[0]

@@ -55,12 +55,28 @@ __global__ void lonely_shuffle_kernel(float* out) {
   if (threadIdx.x < 5) out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1.0f, 1);
 }
 
+// What a thread finds of two copies to the same place: neither, the first, the second.
+__global__ void copies_kernel(float* out) {
+  __shared__ float shared[64];
+  static const float from[] = {1, 2};
+  float& place = shared[threadIdx.x];
+  for (const float& source : from) {
+    begin_copy(&place, &source, sizeof(place));
+    end_copy_group();
+  }
+  const bool is_early = place == place;  // not NaN
+  wait_for_copies(1);
+  const float first = place;
+  wait_for_copies(0);
+  out[threadIdx.x] = is_early ? -1 : 10 * first + place;
+}
+
 // Runs a kernel as two blocks of 64 threads on out[64]; returns what went wrong, or "".
 extern "C" const char* cuda_on_host_run_sample(int index, float* out) {
   static std::string error;
-  void (*const kernels[])(float*) = {&shuffle_kernel,      &unwritten_kernel,
-                                     &neighbour_kernel,    &skipped_barrier_kernel,
-                                     &two_barriers_kernel, &lonely_shuffle_kernel};
+  void (*const kernels[])(float*) = {
+      &shuffle_kernel,      &unwritten_kernel,      &neighbour_kernel, &skipped_barrier_kernel,
+      &two_barriers_kernel, &lonely_shuffle_kernel, &copies_kernel};
   void* arguments[] = {&out};
   error.clear();
   try {

@@ -1,14 +1,15 @@
 // The arithmetic of the backward depthwise convolution, 3 x 3 at stride 1 or 2: one thread computes
 // a strip of input gradients and its share of the weight gradients. Output gradients `dy` are
-// computed on load, from their own values and the raw output, one row ahead; the window holds those
-// rows of them that reach a row of inputs, and each serves both results while it is there. Rows
-// count in padded coordinates, from the corner of the padded image, and so do columns but for
-// vectors of pixels. A cell is kStride rows of inputs, from a multiple of kStride on: one new row
-// of dy for each.
+// computed from their own values and the raw output; the window holds those rows of them that reach
+// a row of inputs, and each serves both results while it is there. What comes next is fetched one
+// row ahead. Rows count in padded coordinates, from the corner of the padded image, and so do
+// columns but for vectors of pixels. A cell is kStride rows of inputs, from a multiple of kStride
+// on: one new row of dy for each.
 #pragma once
 
 #include "kernels/cuda/backward_params.h"
 #include "kernels/cuda/channel_totals.h"
+#include "kernels/cuda/row_queue.h"
 
 namespace mobilenet_ext::cuda {
 
@@ -54,75 +55,75 @@ class BackwardWindow {
   // Of a strip; they share what they compute of dy, of which they take whole vectors.
   static constexpr int kColumns = V::kPack > 1 ? V::kPack * kStrideT : 2;
   // On a multiprocessor: what the registers are enough for.
-  static constexpr int kMinBlocks =
-      sizeof(T) == 4 && kLanes > 1 && kStrideT == 1 && kHasRaw ? 2 : 3;
+  static constexpr int kMinBlocks = sizeof(T) == 4 && kLanes > 1 ? 2 : kStrideT == 2 ? 4 : 3;
   static constexpr int kKernel = 3;
   static constexpr int kTaps = kKernel * kKernel;
   static constexpr int kSums = kTaps + 2;  // weight gradients, grad_sum and grad_dot
   using Parameters = ChannelParameters<A, kLanes, kTaps>;
   using Slots = TotalSlots<A, kLanes, kSums>;
+  using Sums = A[kSums][kLanes];
+  // The dy that the columns of a strip reach, counted from the one of the strip's first column by
+  // its tap kPadLeft: tap t of column x is at (x + kPadLeft - t) / kStride.
+  static constexpr int kFirst = (V::kPadLeft + 1 - kKernel) / kStrideT;
+  static constexpr int kGradients = (kColumns - 1 + V::kPadLeft) / kStrideT - kFirst + 1;
+  static constexpr int kAhead = 1;  // cells on their way while one is used
+
+  // Cells of inputs, each with the last row of dy that reaches it.
+  struct Cells {
+    RowQueue<V, kFirst, kGradients, kAhead + 1> grad, raw;
+    RowQueue<V, 0, kColumns, kAhead + 1> input[kStrideT];
+  };
 
   // `parameters`: of the channels from `channel` on, in shared memory.
   __device__ BackwardWindow(const BackwardParams<A>& params, int64_t channel,
-                            const Parameters& parameters)
+                            const Parameters& parameters, Cells& cells)
       : params_(params),
         args_(params.args),
         channel_(channel),
         parameters_(parameters),
-        grad_offsets_(V::pixel(params.grad)),
-        input_offsets_(V::pixel(params.input)) {}
+        cells_(cells),
+        pixel_(in_register(V::pixel(params.input))) {}
 
-  __device__ void run(const Strip& strip, Slots& slots) const {
+  __device__ void run(const Strip& strip, Sums& sums) const {
     Cursor cursor(params_, strip, channel_);
     A window[kReach][kGradients][kLanes];
-    A sums[kTaps][kLanes] = {};
-    Cell cell = {};
-    load_cell(cursor, cell);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) fetch_cell(cursor, i);
 #pragma unroll
     for (int i = 0; i < kReach; ++i) {
-      take_gradients(cell, window[i]);
-      cursor.advance(params_);
-      load_cell(cursor, cell);
+      fetch_cell(cursor, kAhead);
+      wait_for_copies<kAhead>();
+      take_gradients(cursor, window[i]);
+      cursor.next_cell();
     }
 #pragma unroll 1
-    for (int rows = strip.rows; rows > 0; --rows) put_cell(cursor, cell, window, sums, slots);
+    for (int left = strip.rows; left > 0; left -= kUnrolled) {
 #pragma unroll
-    for (int t = 0; t < kTaps; ++t) slots.add(t, sums[t]);
+      for (int i = 0; i < kUnrolled; ++i) {
+        if (i > 0 && i >= left) return;
+        put_cell(cursor, window, sums);
+      }
+    }
   }
 
  private:
   static constexpr int kStride = kStrideT;
   static constexpr int kReach = (kKernel - 1) / kStride;  // dy before the one at a cell
-  // The dy that the columns of a strip reach, counted from the one of the strip's first column by
-  // its tap kPadLeft: tap t of column x is at (x + kPadLeft - t) / kStride.
-  static constexpr int kFirst = (V::kPadLeft + 1 - kKernel) / kStride;
-  static constexpr int kGradients = (kColumns - 1 + V::kPadLeft) / kStride - kFirst + 1;
-  using Gradients = Columns<V, kFirst, kGradients>;
+  // Cells to a trip of the loop. All that the window holds would spare moving it, but at stride 1
+  // the code is then more than the caches of instructions serve well.
+  static constexpr int kUnrolled = kStride == 2 ? 2 : 1;
 
-  // A cell of inputs, and the last row of dy that reaches it.
-  struct Cell {
-    Gradients grad, raw;
-    Columns<V, 0, kColumns> input[kStride];
-    unsigned int inside;  // the image: a bit for each of dy, then one for each of the inputs
-
-    __device__ bool has_grad(int g) const { return inside >> g & 1; }
-    __device__ bool has_input(int row, int x) const {
-      return inside >> (kGradients + row * kColumns + x) & 1;
-    }
-  };
-
-  // The next cell to load; the window starts with those above the strip, of which only the rows of
-  // dy matter. A bit for each row (from this cell on) and column that is wanted and inside the
-  // image.
+  // The window starts with the cells above the strip, of which only the rows of dy matter. A bit
+  // for each row (from the cell to use on) and column that is wanted and inside the image.
   struct Cursor {
     unsigned int grad_rows, input_rows, grad_columns, input_columns;
-    // At the first column; `raw` and `grad_input` may not be there.
-    const T *grad, *raw, *input;
-    T* grad_input;
+    unsigned int place;           // of the cell to use
+    const T *grad, *raw, *input;  // the first column of the next cell to fetch; raw: if any
+    T* grad_input;                // the same of the next to store; if any
 
     __device__ Cursor(const BackwardParams<A>& params, const Strip& strip, int64_t channel) {
-      static_assert(kMaxRows * kStride + kReach * kStride < 32 &&
-                    kGradients + kStride * kColumns < 32);
+      static_assert(kMaxRows * kStride + kReach * kStride < 32);
+      place = 0;
       const ConvShape& s = params.args.shape;
       const int64_t top = strip.row * kStride - s.pad_top % kStride;
       const int64_t left = strip.column + first_column<V>(s);
@@ -140,51 +141,54 @@ class BackwardWindow {
       grad = static_cast<const T*>(args.grad_output) + of_grad;
       raw = static_cast<const T*>(args.output) + of_grad;
       input = static_cast<const T*>(args.input) + of_input;
-      grad_input = static_cast<T*>(args.grad_input) + of_input;
+      grad_input =
+          static_cast<T*>(args.grad_input) + of_input + kReach * kStride * params.input.row;
     }
 
-    __device__ unsigned int inside() const {
-      unsigned int bits = grad_rows & 1 ? grad_columns : 0;
-      for (int row = 0; row < kStride; ++row) {
-        if (input_rows >> row & 1) bits |= input_columns << (kGradients + row * kColumns);
-      }
-      return bits;
+    __device__ bool has_grad(int g) const { return (grad_rows & 1) && (grad_columns >> g & 1); }
+    __device__ bool has_input(int row, int x) const {
+      return (input_rows >> row & 1) && (input_columns >> x & 1);
     }
-    __device__ void advance(const BackwardParams<A>& params) {
+    __device__ void next_cell() {
       grad_rows >>= 1;
       input_rows >>= kStride;
-      grad += params.grad.row;
-      raw += params.grad.row;
-      input += kStride * params.input.row;
-      grad_input += kStride * params.input.row;
+      place = place_after<kAhead + 1>(place, 1);
     }
   };
 
-  // What is outside the image stays as it is.
-  __device__ void load_cell(const Cursor& at, Cell& to) const {
-    to.inside = at.inside();
-    const auto has_grad = [&](int g) { return to.has_grad(g); };
-    to.grad.load(at.grad, grad_offsets_, has_grad);
-    if constexpr (kHasRaw) to.raw.load(at.raw, grad_offsets_, has_grad);
-    for (int row = 0; row < kStride; ++row) {
-      to.input[row].load(at.input + row * params_.input.row, input_offsets_,
-                         [&](int x) { return to.has_input(row, x); });
+  // The cell `ahead` of the one to use.
+  __device__ void fetch_cell(Cursor& cursor, int ahead) const {
+    const unsigned int place = place_after<kAhead + 1>(cursor.place, ahead);
+    if (cursor.grad_rows >> ahead & 1) {
+      const auto has = [&](int g) { return cursor.grad_columns >> g & 1; };
+      cells_.grad.fetch(place, cursor.grad, pixel_, has);
+      if constexpr (kHasRaw) cells_.raw.fetch(place, cursor.raw, pixel_, has);
     }
+    for (int row = 0; row < kStride; ++row) {
+      if (cursor.input_rows >> (ahead * kStride + row) & 1) {
+        cells_.input[row].fetch(place, cursor.input, pixel_,
+                                [&](int x) { return cursor.input_columns >> x & 1; });
+      }
+      cursor.input += params_.input.row;
+    }
+    cursor.grad += params_.grad.row;
+    cursor.raw += params_.grad.row;
+    end_copy_group();
   }
 
   // A row of dy, 0 outside the image.
-  __device__ void take_gradients(const Cell& cell, A (&dy)[kGradients][kLanes]) const {
+  __device__ void take_gradients(const Cursor& cursor, A (&dy)[kGradients][kLanes]) const {
     RawGradient<A, kLanes> gradient;
     if constexpr (kHasRaw) gradient = load_shared(parameters_.gradient);
 #pragma unroll
     for (int g = 0; g < kGradients; ++g) {
-      cell.grad.decode(g, dy[g]);
+      cells_.grad.decode(cursor.place, g, dy[g]);
       if constexpr (kHasRaw) {
         A raw[kLanes];
-        cell.raw.decode(g, raw);
+        cells_.raw.decode(cursor.place, g, raw);
         gradient(dy[g], raw, params_.epilogue, args_.gradient_map.raw_scale != nullptr);
       }
-      for (A& of_lane : dy[g]) of_lane = cell.has_grad(g) ? of_lane : A{0};
+      for (A& of_lane : dy[g]) of_lane = cursor.has_grad(g) ? of_lane : A{0};
     }
   }
 
@@ -193,25 +197,25 @@ class BackwardWindow {
     A z[kColumns][kLanes], grad[kColumns][kLanes];
   };
 
-  // A cell's input gradients, and what it adds to the sums. The next cell is loaded as soon as the
-  // oldest row of dy, which only the first row of inputs meets, is done with.
-  __device__ void put_cell(Cursor& cursor, Cell& cell, A (&window)[kReach][kGradients][kLanes],
-                           A (&sums)[kTaps][kLanes], Slots& slots) const {
+  // A cell's input gradients, and what it adds to the sums.
+  __device__ void put_cell(Cursor& cursor, A (&window)[kReach][kGradients][kLanes],
+                           Sums& sums) const {
+    fetch_cell(cursor, kAhead);
+    wait_for_copies<kAhead>();
     A newest[kGradients][kLanes];
-    take_gradients(cell, newest);
-    Inputs inputs = take_inputs(cell, 0);
-    add_taps<kReach>(window[0], 0, inputs, sums);
-    const Cell done = cell;
-    T* to = cursor.grad_input;
-    cursor.advance(params_);
-    load_cell(cursor, cell);
-    if constexpr (kReach > 1) add_taps<1>(window[1], 0, inputs, sums);
+    take_gradients(cursor, newest);
 #pragma unroll
     for (int row = 0; row < kStride; ++row) {
-      if (row > 0) inputs = take_inputs(done, row);
+      Inputs inputs = take_inputs(cursor, row);
+      if (row == 0) {
+        add_taps<kReach>(window[0], 0, inputs, sums);
+        if constexpr (kReach > 1) add_taps<1>(window[1], 0, inputs, sums);
+      }
       add_taps<0>(newest, row, inputs, sums);
-      put_row(done, row, to + row * params_.input.row, inputs, slots);
+      put_row(cursor, row, inputs, sums);
+      cursor.grad_input += params_.input.row;
     }
+    cursor.next_cell();
     for (int g = 0; g < kGradients; ++g) {
       for (int v = 0; v < kLanes; ++v) {
         if constexpr (kReach > 1) window[0][g][v] = window[1][g][v];
@@ -220,16 +224,16 @@ class BackwardWindow {
     }
   }
 
-  __device__ Inputs take_inputs(const Cell& cell, int row) const {
+  __device__ Inputs take_inputs(const Cursor& cursor, int row) const {
     const Affine<A, kLanes> prologue = load_shared(parameters_.prologue);
     Inputs inputs = {};
 #pragma unroll
     for (int x = 0; x < kColumns; ++x) {
       A(&z)[kLanes] = inputs.z[x];
-      cell.input[row].decode(x, z);
+      cells_.input[row].decode(cursor.place, x, z);
       for (int v = 0; v < kLanes; ++v) {
         const A activated = params_.prologue.activate(prologue(v, z[v]));
-        z[v] = cell.has_input(row, x) ? activated : A{0};
+        z[v] = cursor.has_input(row, x) ? activated : A{0};
       }
     }
     return inputs;
@@ -238,7 +242,7 @@ class BackwardWindow {
   // What the row `dy`, kAbove cells above the inputs', has to do with row `row` of them.
   template <int kAbove>
   __device__ void add_taps(const A (&dy)[kGradients][kLanes], int row, Inputs& inputs,
-                           A (&sums)[kTaps][kLanes]) const {
+                           Sums& sums) const {
 #pragma unroll
     for (int tap_x = 0; tap_x < kKernel; ++tap_x) {
       const int tap = (row + kAbove * kStride) * kKernel + tap_x;
@@ -257,13 +261,12 @@ class BackwardWindow {
   }
 
   // Stores the gradients of a row of inputs behind the prologue's activation, and adds up the
-  // stored ones: in the slots, as registers are short.
-  __device__ void put_row(const Cell& cell, int row, T* to, Inputs& inputs, Slots& slots) const {
-    A sum[kLanes] = {}, dot[kLanes] = {};
+  // stored ones.
+  __device__ void put_row(const Cursor& cursor, int row, Inputs& inputs, Sums& sums) const {
     const Pack<A, kLanes> mean = load_shared(parameters_.mean);
 #pragma unroll
     for (int x = 0; x < kColumns; x += V::kPack) {
-      if (!cell.has_input(row, x)) continue;
+      if (!cursor.has_input(row, x)) continue;
       A grad[kWide<V>];
       for (int i = 0; i < kWide<V>; ++i) {
         const int column = x + i / kLanes, v = i % kLanes;
@@ -271,26 +274,23 @@ class BackwardWindow {
       }
       const Vector<V> pack = encode_pack<T>(grad);
       decode_pack(pack, grad);
-      if (args_.grad_input) store(to + input_offsets_.at[x], pack);
+      if (args_.grad_input) store(cursor.grad_input + x * pixel_, pack);
       for (int i = 0; i < kWide<V>; ++i) {
         const int v = i % kLanes;
         A input[kLanes];
-        cell.input[row].decode(x + i / kLanes, input);
-        sum[v] += grad[i];
-        dot[v] += grad[i] * (input[v] - mean.at[v]);
+        cells_.input[row].decode(cursor.place, x + i / kLanes, input);
+        sums[kTaps][v] += grad[i];
+        sums[kTaps + 1][v] += grad[i] * (input[v] - mean.at[v]);
       }
     }
-    if (!args_.input_mean) return;
-    slots.add(kTaps, sum);
-    slots.add(kTaps + 1, dot);
   }
 
   const BackwardParams<A>& params_;
   const DepthwiseConvBackwardArgs& args_;
   int64_t channel_;
   const Parameters& parameters_;
-  ColumnOffsets<kGradients> grad_offsets_;
-  ColumnOffsets<kColumns> input_offsets_;
+  Cells& cells_;
+  unsigned int pixel_;  // of all maps
 };
 
 }  // namespace mobilenet_ext::cuda

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, 5)
     }
   });
   const PartialMoments<A> partials(params.args.workspace, p.partitions, p.channels);
-  store_partials(sums, p, place, p.channels, partials);
+  store_partials(sums, p, place, partials);
 }
 
 template <typename V>
@@ -199,7 +199,7 @@ template <typename T>
 auto pass_of(const BatchNormStatisticsArgs& args) {
   return dispatch_vectors<T>(args, {args.input}, [&](auto tag) {
     using V = typename decltype(tag)::type;
-    return map_pass<V>(args, kPixelsOfOneTensor, kMaxStatisticsBlocks, &statistics_kernel<V>);
+    return map_pass<V>(args, kPixelsOfOneTensor, 3 * kSumBlocks, &statistics_kernel<V>);
   });
 }
 
@@ -215,7 +215,7 @@ template <typename T>
 auto pass_of(const ScaleShiftActBackwardReduceArgs& args) {
   return dispatch_vectors<T>(args, {args.grad_output, args.input}, [&](auto tag) {
     using V = typename decltype(tag)::type;
-    return map_pass<V>(args, kPixelsOfTwoTensors, kMaxStatisticsBlocks, &gradient_sums_kernel<V>);
+    return map_pass<V>(args, kPixelsOfTwoTensors, 4 * kSumBlocks, &gradient_sums_kernel<V>);
   });
 }
 
@@ -237,7 +237,7 @@ PartialSums<Accumulator<T>> partial_sums(const ScaleShiftActBackwardReduceArgs& 
 template <typename T>
 int64_t BatchNormOps<T>::workspace_bytes(const BatchNormStatisticsArgs& args) {
   const int64_t partitions = pass_of<T>(args).partition.partitions;
-  return PartialMoments<Accumulator<T>>::bytes(partitions, args.channels);
+  return PartialMoments<Accumulator<T>>(nullptr, partitions, args.channels).bytes();
 }
 
 template <typename T>

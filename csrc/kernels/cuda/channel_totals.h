@@ -1,7 +1,6 @@
 // Sums per channel in two stages. Each thread has a slot for every sum in its thread block's shared
-// memory, to which it adds what it summed in registers over one strip, so that long sums lose no
-// digits; the block adds up its slots and leaves partial sums in the workspace; a second kernel
-// adds those in double. Every order is fixed: no atomics.
+// memory, which takes what it summed in registers; the block adds up its slots and leaves partial
+// sums in the workspace; a second kernel adds those in double. Every order is fixed: no atomics.
 #pragma once
 
 #include "kernels/cuda/packs.h"
@@ -21,7 +20,9 @@ struct PartialSums {
   int64_t bytes() const { return partitions * values * channels * static_cast<int64_t>(sizeof(A)); }
 };
 
-// The slots of a thread block, for kValues sums of kLanes channels.
+// The slots of a thread block, for kValues sums of kLanes channels. To add to them after every
+// strip keeps sums short in registers; to set them at the end leaves the memory for something else
+// until then.
 template <typename A, int kLanes, int kValues>
 struct TotalSlots {
   Pack<A, kLanes> at[kValues][kThreads];
@@ -30,32 +31,48 @@ struct TotalSlots {
   __device__ void clear() {
     for (int i = 0; i < kValues; ++i) at[i][threadIdx.x] = {};
   }
+  __device__ void set(const A (&sums)[kValues][kLanes]) {
+    for (int i = 0; i < kValues; ++i) {
+      for (int v = 0; v < kLanes; ++v) at[i][threadIdx.x].at[v] = sums[i][v];
+    }
+  }
   __device__ void add(int value, const A (&sums)[kLanes]) {
     Pack<A, kLanes>& slot = at[value][threadIdx.x];
     for (int v = 0; v < kLanes; ++v) slot.at[v] += sums[v];
   }
 
-  // Adds up the positions of the block, and stores the first `values` totals from value `first` of
-  // the partial sums on. All threads of the block call. Where sums are few, threads share each: one
-  // takes every `sharers`th position, and leaves its total at its first.
-  __device__ void store(const ChannelPartition& p, int64_t partition, int values,
-                        const PartialSums<A>& to, int64_t first) {
+  // Adds up the positions of the block: calls take(value, c, total) for each of the first `values`
+  // sums and for every channel c of the block. All threads of the block call. Where sums are few,
+  // threads share each: one takes every `sharers`th position, and leaves its total at its first.
+  template <typename Take>
+  __device__ void add_up(const ChannelPartition& p, int values, Take take) {
     const int width = p.vectors * kLanes, sums = values * width;
-    const int64_t channel = (blockIdx.x % p.channel_blocks) * width;
     int sharers = 1;
     while (2 * sharers * sums <= kThreads && 2 * sharers <= p.positions) sharers *= 2;
+    int positions = p.positions;
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < sharers * sums; i += kThreads) {
-      const int share = i / sums, value = i % sums / width, c = i % width;
-      const A total = sum(p, value, c, share, sharers, p.positions);
-      at[value][share * p.vectors + c / kLanes].at[c % kLanes] = total;
+    if (sharers > 1) {
+      for (int i = static_cast<int>(threadIdx.x); i < sharers * sums; i += kThreads) {
+        const int share = i / sums, value = i % sums / width, c = i % width;
+        const A total = sum(p, value, c, share, sharers, positions);
+        at[value][share * p.vectors + c / kLanes].at[c % kLanes] = total;
+      }
+      positions = sharers;
+      __syncthreads();
     }
-    __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < sums; i += kThreads) {
       const int value = i / width, c = i % width;
-      if (channel + c >= to.channels) continue;
-      to.at(partition, first + value)[channel + c] = sum(p, value, c, 0, 1, sharers);
+      take(value, c, sum(p, value, c, 0, 1, positions));
     }
+  }
+
+  // Adds up, and stores the totals from value `first` of the partial sums on.
+  __device__ void store(const ChannelPartition& p, int64_t partition, int values,
+                        const PartialSums<A>& to, int64_t first) {
+    const int64_t channel = (blockIdx.x % p.channel_blocks) * p.vectors * kLanes;
+    add_up(p, values, [&](int value, int c, A total) {
+      if (channel + c < to.channels) to.at(partition, first + value)[channel + c] = total;
+    });
   }
 
  private:

@@ -1,13 +1,14 @@
 // The arithmetic of a depthwise convolution: one thread computes a strip of outputs. Padding is
 // zero after the prologue, and nothing outside the image is ever read.
 //
-// SlidingWindow (3 x 3, stride 1 or 2) loads each input row of its strip once, some rows ahead of
+// SlidingWindow (3 x 3, stride 1 or 2) fetches each input row of its strip once, some rows ahead of
 // its use, and adds it to every output row that it is part of; the sums of those rows rotate.
 // AnyWindow takes each output by itself and any kernel, stride and dilation.
 #pragma once
 
 #include "kernels/cuda/maps.h"
 #include "kernels/cuda/partition.h"
+#include "kernels/cuda/row_queue.h"
 
 namespace mobilenet_ext::cuda {
 
@@ -35,45 +36,47 @@ class SlidingWindow {
   using T = typename V::T;
   using A = Accumulator<T>;
   static constexpr int kLanes = V::kLanes;
-  // Two columns share what they load, 4 inputs instead of 6; at stride 2 it would be 5, which does
-  // not pay for the registers.
-  static constexpr int kColumns = V::kPack > 1 ? V::kPack : kStride == 1 ? 2 : 1;
+  static constexpr int kKernel = 3, kTaps = kKernel * kKernel;
+  // They share inputs, which are converted and normalised once for all: at stride 1, where two
+  // columns take 4 of them and four take 6, four are worth their registers in two-byte types, whose
+  // arithmetic takes longer than their memory; in float32 it is memory that takes the time.
+  static constexpr bool kIsSmall = sizeof(T) == 2;
+  static constexpr int kColumns = V::kPack > 1               ? V::kPack
+                                  : kStride == 1 && kIsSmall ? 4
+                                  : kStride == 1 || kIsSmall ? 2
+                                                             : 1;
   // On a multiprocessor: what the registers are enough for.
-  static constexpr int kMinBlocks = kStride == 2 && sizeof(T) * kLanes <= 8 ? 4 : 3;
+  static constexpr int kMinBlocks = kStride == 2 && kIsSmall ? 4 : 3;
+  static constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
+  static constexpr int kAhead = 3;  // rows on their way while one is used
+  using Rows = RowQueue<V, -V::kPadLeft, kInputs, kAhead + 1>;
 
-  // The epilogue is linear: its scale goes into the weights, and sums begin at its shift.
-  __device__ SlidingWindow(const ConvParams<A>& params, int64_t channel,
-                           const Affine<A, kLanes>& epilogue)
+  __device__ SlidingWindow(const ConvParams<A>& params, const ScaleShiftAct& epilogue,
+                           int64_t channel, Rows& rows)
       : params_(params),
+        epilogue_(epilogue),
         channel_(static_cast<unsigned int>(channel)),
-        offsets_(V::pixel(params.input)),
-        prologue_(params.args.prologue, params.prologue, channel),
-        start_(epilogue.shift) {
-#pragma unroll
-    for (int t = 0; t < kTaps; ++t) {
-      load_weight<T>(params.args, channel, t, weight_[t]);
-      for (int v = 0; v < kLanes; ++v) weight_[t][v] *= epilogue.scale.at[v];
-    }
-  }
+        rows_(rows),
+        pixel_(in_register(V::pixel(params.input))) {}
 
   // Calls output.put(sums) for every row of the strip.
   template <typename Output>
-  __device__ void run(const Strip& strip, Output& output) const {
+  __device__ void run(const Strip& strip, Output& output) {
     output.begin(params_, strip);
     Cursor cursor(params_, strip, channel_);
-    Row rows[kAhead] = {};
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) load_row(cursor, i, rows[i]);
+    for (int i = 0; i < kAhead; ++i) fetch_row(cursor, i);
+    if (!is_loaded_) load_parameters();
     Sums sums[kLive];
 #pragma unroll
-    for (int tap = 0; tap < kFill; ++tap) take_row(cursor, rows, tap, sums);
+    for (int tap = 0; tap < kFill; ++tap) take_row(cursor, tap, sums);
 #pragma unroll 1
     for (int left = strip.rows; left > 0; left -= kLive) {
 #pragma unroll
       for (int i = 0; i < kLive; ++i) {
         if (i > 0 && i >= left) return;
 #pragma unroll
-        for (int phase = 0; phase < kStride; ++phase) take_row(cursor, rows, kFill + phase, sums);
+        for (int phase = 0; phase < kStride; ++phase) take_row(cursor, kFill + phase, sums);
         output.put(sums[0].at);
 #pragma unroll
         for (int live = 1; live < kLive; ++live) sums[live - 1] = sums[live];
@@ -82,16 +85,8 @@ class SlidingWindow {
   }
 
  private:
-  static constexpr int kKernel = 3, kTaps = kKernel * kKernel;
   static constexpr int kLive = (kKernel - 1) / kStride + 1;  // output rows that share an input row
   static constexpr int kFill = kKernel - kStride;            // input rows before they are that many
-  static constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
-  // Rows that are loaded ahead of their use: as many as a trip of the unrolled loop takes, so that
-  // each has its registers and none is moved.
-  static constexpr int kAhead = kLive * kStride;
-
-  // Input columns of a row; those outside the image are 0 from the start.
-  using Row = Columns<V, -V::kPadLeft, kInputs>;
 
   // A row of outputs that is not complete.
   struct Sums {
@@ -100,9 +95,10 @@ class SlidingWindow {
 
   // Input rows count from the first tap of the strip's first output.
   struct Cursor {
-    const T* next;             // the first column of the next row to load
+    const T* next;             // the first column of the next row to fetch
     unsigned int inside_rows;  // the image: a bit for each row, from the next to use on
-    bool inside[kInputs];      // columns
+    unsigned int place;        // of the next row to use
+    unsigned int inside_columns;
     typename Prologue::Mask mask[kInputs];
 
     __device__ Cursor(const ConvParams<A>& params, const Strip& strip, int64_t channel) {
@@ -111,31 +107,46 @@ class SlidingWindow {
       const int64_t top = strip.row * kStride - s.pad_top;
       const int64_t left = strip.column * kStride - s.pad_left;
       inside_rows = bits_inside(top, (strip.rows - 1) * kStride + kKernel, s.in_height);
-      const unsigned int columns = bits_inside(left, kInputs, s.in_width);
-      for (int x = 0; x < kInputs; ++x) {
-        inside[x] = columns >> x & 1;
-        mask[x] = Prologue::mask(inside[x]);
-      }
+      inside_columns = bits_inside(left, kInputs, s.in_width);
+      place = 0;
+      for (int x = 0; x < kInputs; ++x) mask[x] = Prologue::mask(inside_columns >> x & 1);
       next = static_cast<const T*>(params.args.input) + channel * params.input.channel +
              params.input.at(strip.image, top, left);
     }
   };
 
-  // `ahead`: of the next row to use.
-  __device__ void load_row(Cursor& cursor, int ahead, Row& row) const {
-    if (cursor.inside_rows >> ahead & 1) {
-      row.load(cursor.next, offsets_, [&](int x) { return cursor.inside[x]; });
+  // Once the first rows are on their way. The epilogue is linear: its scale goes into the weights,
+  // and sums begin at its shift.
+  __device__ void load_parameters() {
+    Affine<A, kLanes> epilogue;
+    epilogue.load(epilogue_, channel_);
+    start_ = epilogue.shift;
+    prologue_.load(params_.args.prologue, params_.prologue, channel_);
+#pragma unroll
+    for (int t = 0; t < kTaps; ++t) {
+      load_weight<T>(params_.args, channel_, t, weight_[t]);
+      for (int v = 0; v < kLanes; ++v) weight_[t][v] *= epilogue.scale.at[v];
     }
+    is_loaded_ = true;
+  }
+
+  // The row `ahead` of the next to use.
+  __device__ void fetch_row(Cursor& cursor, int ahead) const {
+    if (cursor.inside_rows >> ahead & 1) {
+      rows_.fetch(place_after<kAhead + 1>(cursor.place, ahead), cursor.next, pixel_,
+                  [&](int x) { return cursor.inside_columns >> x & 1; });
+    }
+    end_copy_group();
     cursor.next += params_.input.row;
   }
 
-  // Uses rows[0], and loads the one that comes after the others in its place.
-  __device__ void take_row(Cursor& cursor, Row (&rows)[kAhead], int tap,
-                           Sums (&sums)[kLive]) const {
-    Row row = rows[0];
+  // Uses a row, and fetches the one that is kAhead after it.
+  __device__ void take_row(Cursor& cursor, int tap, Sums (&sums)[kLive]) const {
+    fetch_row(cursor, kAhead);
+    wait_for_copies<kAhead>();
     if (cursor.inside_rows & 1) {
       if (tap % kStride == 0) sums[tap / kStride] = first_sums();
-      accumulate(row, cursor, tap, sums);
+      accumulate(cursor, tap, sums);
     } else if (tap % kStride == 0) {
       // In registers of its own, lest that be done before the branch: for nothing in the other,
       // where the first products are added to it.
@@ -144,20 +155,16 @@ class SlidingWindow {
         for (A& sum : column) sum = in_register(sum);
       }
     }
-    load_row(cursor, kAhead, row);
     cursor.inside_rows >>= 1;
-#pragma unroll
-    for (int i = 1; i < kAhead; ++i) rows[i - 1] = rows[i];
-    rows[kAhead - 1] = row;
+    cursor.place = place_after<kAhead + 1>(cursor.place, 1);
   }
 
   // Adds an input row to the output rows it is part of: row `tap` of the first one's, and so on.
-  __device__ void accumulate(const Row& row, const Cursor& cursor, int tap,
-                             Sums (&sums)[kLive]) const {
+  __device__ void accumulate(const Cursor& cursor, int tap, Sums (&sums)[kLive]) const {
 #pragma unroll
     for (int x = 0; x < kInputs; ++x) {
       A z[kLanes];
-      row.decode(x, z);
+      rows_.decode(cursor.place, x, z);
       prologue_(z, cursor.mask[x]);
 #pragma unroll
       for (int column = 0; column < kColumns; ++column) {
@@ -183,8 +190,11 @@ class SlidingWindow {
   }
 
   const ConvParams<A>& params_;
+  const ScaleShiftAct epilogue_;
   unsigned int channel_;
-  ColumnOffsets<kInputs> offsets_;
+  Rows& rows_;
+  unsigned int pixel_;
+  bool is_loaded_ = false;
   Prologue prologue_;
   Pack<A, kLanes> start_;
   A weight_[kTaps][kLanes];
@@ -198,15 +208,17 @@ class AnyWindow {
   static constexpr int kLanes = V::kLanes;
   static constexpr int kColumns = 1;
   static constexpr int kMinBlocks = 3;
+  struct Rows {};
 
-  __device__ AnyWindow(const ConvParams<Accumulator<T>>& params, int64_t channel,
-                       const Affine<Accumulator<T>, kLanes>& epilogue)
+  __device__ AnyWindow(const ConvParams<Accumulator<T>>& params, const ScaleShiftAct& epilogue,
+                       int64_t channel, Rows&)
       : params_(params),
         args_(params.args),
         input_(static_cast<const T*>(args_.input) + channel * params.input.channel),
-        channel_(channel),
-        prologue_(args_.prologue, params.prologue, channel),
-        epilogue_(epilogue) {}
+        channel_(channel) {
+    prologue_.load(args_.prologue, params.prologue, channel);
+    epilogue_.load(epilogue, channel);
+  }
 
   template <typename Output>
   __device__ void run(const Strip& strip, Output& output) const {

@@ -63,28 +63,27 @@ __global__ void __launch_bounds__(kThreads, Window::kMinBlocks)
     depthwise_conv_kernel(ConvParams<Accumulator<typename Window::T>> params) {
   using T = typename Window::T;
   using A = Accumulator<T>;
+  __shared__ typename Window::Rows rows;
   const DepthwiseConvArgs& args = params.args;
   const ConvPartition& p = params.partition;
   const Place place(p, args.shape.channels, Window::kLanes);
   const int64_t channel = place.works ? place.channel : 0;
   Output<typename Window::Values, kStatistics> output(params, channel);
   if (place.works) {
-    Affine<A, Window::kLanes> epilogue;
-    epilogue.load(kStatistics ? ScaleShiftAct{} : args.epilogue, channel);
-    const Window window(params, channel, epilogue);
+    Window window(params, kStatistics ? ScaleShiftAct{} : args.epilogue, channel, rows);
     for_each_strip(p, place, Window::kColumns,
                    [&](const Strip& strip) { window.run(strip, output); });
   }
   if constexpr (kStatistics) {
     const PartialMoments<A> partials(args.workspace, p.partitions, args.shape.channels);
-    store_partials(output.sums, p, place, args.shape.channels, partials);
+    store_partials(output.sums, p, place, partials);
   }
 }
 
 template <typename Window>
 ConvPartition partition_for(const DepthwiseConvArgs& args) {
   return partition_conv(output_map(args.shape), args.layout, Window::kLanes, Window::kColumns,
-                        args.mean ? kMaxStatisticsBlocks : kMaxBlocks);
+                        args.mean ? kSumBlocks * Window::kMinBlocks : kMaxBlocks);
 }
 
 template <typename Window>
@@ -140,7 +139,7 @@ int64_t depthwise_conv_workspace_bytes_of(const DepthwiseConvArgs& args) {
   if (!args.mean) return bytes;
   dispatch_window<T>(args, [&](auto tag) {
     const ConvPartition p = partition_for<typename decltype(tag)::type>(args);
-    bytes = PartialMoments<A>::bytes(p.partitions, args.shape.channels);
+    bytes = PartialMoments<A>(nullptr, p.partitions, args.shape.channels).bytes();
   });
   return bytes;
 }

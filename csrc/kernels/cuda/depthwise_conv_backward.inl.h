@@ -16,24 +16,32 @@ template <typename Window>
 __global__ void __launch_bounds__(kThreads, Window::kMinBlocks)
     backward_window_kernel(BackwardParams<typename Window::A> params) {
   __shared__ typename Window::Parameters parameters[kMaxVectors];
-  __shared__ typename Window::Slots slots;
+  __shared__ union {
+    typename Window::Cells cells;
+    typename Window::Slots slots;  // afterwards
+  } shared;
   const DepthwiseConvBackwardArgs& args = params.args;
   const Place place(params.partition, args.shape.channels, Window::kLanes);
   typename Window::Parameters& own = parameters[place.vector];
-  slots.clear();
   if (place.works && place.position == 0) {
     own.template load<typename Window::T>(args, place.channel);
   }
   __syncthreads();
-  const Window window(params, place.channel, own);
+  const Window window(params, place.channel, own, shared.cells);
+  typename Window::Sums sums = {};
   for_each_strip(params.partition, place, Window::kColumns,
-                 [&](const Strip& strip) { window.run(strip, slots); });
-  slots.store(params.partition, place.partition, static_cast<int>(params.partials.values),
-              params.partials, 0);
+                 [&](const Strip& strip) { window.run(strip, sums); });
+  __syncthreads();  // other threads' cells may lie where this one's slots do
+  shared.slots.set(sums);
+  shared.slots.store(params.partition, place.partition, static_cast<int>(params.partials.values),
+                     params.partials, 0);
 }
 
+// On a multiprocessor.
+constexpr int kAnyMinBlocks = 3;
+
 template <typename Gather>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, kAnyMinBlocks)
     any_grad_input_kernel(BackwardParams<typename Gather::A> params) {
   __shared__ typename Gather::Slots slots;
   const Place place(params.partition, params.args.shape.channels, Gather::kLanes);
@@ -46,7 +54,7 @@ __global__ void __launch_bounds__(kThreads, 3)
 
 // Groups of taps are the slowest part of the grid.
 template <typename Taps>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, kAnyMinBlocks)
     any_grad_weight_kernel(BackwardParams<typename Taps::A> params) {
   __shared__ typename Taps::Slots slots;
   const ConvPartition& p = params.partition;
@@ -109,7 +117,7 @@ BackwardPass<typename V::T> window_pass(const DepthwiseConvBackwardArgs& args) {
   const bool totals = args.grad_weight || args.input_mean;
   const ConvPartition p =
       partition_conv(cell_map<V>(args.shape), args.layout, V::kLanes, Alone::kColumns,
-                     totals ? kMaxStatisticsBlocks : kMaxBlocks);
+                     totals ? kSumBlocks * Alone::kMinBlocks : kMaxBlocks);
   return {kernel, p, 1, totals ? Alone::kTaps : 0, args.input_mean ? 2 : 0};
 }
 
@@ -117,8 +125,9 @@ template <typename V, typename F>
 void for_each_any_pass(const DepthwiseConvBackwardArgs& args, F f) {
   using T = typename V::T;
   if (args.grad_input) {
-    const ConvPartition p = partition_conv(input_map(args.shape), args.layout, V::kLanes, 1,
-                                           args.input_mean ? kMaxStatisticsBlocks : kMaxBlocks);
+    const ConvPartition p =
+        partition_conv(input_map(args.shape), args.layout, V::kLanes, 1,
+                       args.input_mean ? kSumBlocks * kAnyMinBlocks : kMaxBlocks);
     const auto kernel = &any_grad_input_kernel<AnyGradInput<V>>;
     f(BackwardPass<T>{kernel, p, 1, 0, args.input_mean ? 2 : 0});
   }
@@ -127,7 +136,7 @@ void for_each_any_pass(const DepthwiseConvBackwardArgs& args, F f) {
     const int64_t taps = args.shape.kernel * args.shape.kernel;
     const int64_t groups = ceil_div(taps, Taps::kSums);
     const ConvPartition p = partition_conv(output_map(args.shape), args.layout, V::kLanes, 1,
-                                           ceil_div(kMaxStatisticsBlocks, groups));
+                                           ceil_div(kSumBlocks * kAnyMinBlocks, groups));
     f(BackwardPass<T>{&any_grad_weight_kernel<Taps>, p, groups, taps, 0});
   }
 }

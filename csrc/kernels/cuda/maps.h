@@ -16,6 +16,7 @@ struct ActivationBounds {
   A low, high;
   A flat_below, flat_above;  // NaN: nowhere
 
+  ActivationBounds() = default;
   explicit ActivationBounds(Activation activation) {
     const A infinity = std::numeric_limits<A>::infinity();
     const A nowhere = std::numeric_limits<A>::quiet_NaN();
@@ -79,7 +80,7 @@ struct Identity {
   using Mask = bool;
   static __device__ Mask mask(bool inside) { return inside; }
 
-  __device__ Identity(const ScaleShiftAct&, const ActivationBounds<A>&, int64_t) {}
+  __device__ void load(const ScaleShiftAct&, const ActivationBounds<A>&, int64_t) {}
   __device__ void operator()(A (&)[kLanes], Mask) const {}
 };
 
@@ -97,7 +98,7 @@ struct Normalize {
 
   static __device__ Mask mask(bool inside) { return in_register(inside ? kInside : A{0}); }
 
-  __device__ Normalize(const ScaleShiftAct& map, const ActivationBounds<A>&, int64_t channel) {
+  __device__ void load(const ScaleShiftAct& map, const ActivationBounds<A>&, int64_t channel) {
     load_vector(map.scale, channel, scale);
     load_vector(map.shift, channel, shift);
   }
@@ -123,8 +124,9 @@ struct Bounded {
 
   static __device__ Mask mask(bool inside) { return inside; }
 
-  __device__ Bounded(const ScaleShiftAct& of, const ActivationBounds<A>& bounds, int64_t channel)
-      : activation(bounds) {
+  __device__ void load(const ScaleShiftAct& of, const ActivationBounds<A>& bounds,
+                       int64_t channel) {
+    activation = bounds;
     map.load(of, channel);
   }
 

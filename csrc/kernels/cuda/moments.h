@@ -1,28 +1,15 @@
 // Mean and variance of every channel in two stages. A thread keeps sums of (x - shift) and its
 // square, where its own first value as shift keeps them small if the mean is large against the
-// deviation; its thread block merges them by Chan's formula, as distances from a common origin for
-// the same reason, and leaves partial moments in the workspace; a second kernel merges those in
-// double. Every order is fixed: no atomics.
+// deviation; its thread block adds them up as distances from its own mean, and leaves them in the
+// workspace; a second kernel merges those in double. Every order is fixed: no atomics.
 #pragma once
 
+#include "kernels/cuda/channel_totals.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/packs.h"
 #include "kernels/cuda/partition.h"
 
 namespace mobilenet_ext::cuda {
-
-// M2 is the sum of squared deviations from the mean.
-template <typename A>
-struct Moments {
-  A count, mean, m2;
-};
-
-template <typename A>
-inline __device__ Moments<A> merge(const Moments<A>& a, const Moments<A>& b) {
-  if (b.count == 0) return a;
-  const A count = a.count + b.count, offset = b.mean - a.mean, share = b.count / count;
-  return {count, a.mean + offset * share, a.m2 + b.m2 + offset * offset * a.count * share};
-}
 
 // What one thread has seen of kLanes channels.
 template <typename A, int kLanes>
@@ -49,76 +36,72 @@ struct ShiftedSums {
     }
   }
 
-  // Of the distances from `origin`.
-  __device__ Moments<A> moments(int v, A origin) const {
-    if (count == 0) return {};
-    const A n = static_cast<A>(count), mean = sum[v] / n;
-    return {n, shift[v] - origin + mean, square[v] - sum[v] * mean};
+  // Sums of the distances from an origin, and of their squares.
+  struct Distances {
+    A sums[2][kLanes];
+  };
+  __device__ Distances from(const A* origin) const {
+    Distances to = {};
+    for (int v = 0; v < kLanes && count > 0; ++v) {
+      const A offset = shift[v] - origin[v], more = static_cast<A>(count) * offset;
+      to.sums[0][v] = sum[v] + more;
+      to.sums[1][v] = square[v] + offset * (2 * sum[v] + more);
+    }
+    return to;
   }
 };
 
-// Partial moments of all thread blocks. A count is the same for all channels. A mean is exact in
-// double: rounded to float where it is large against the deviation, it would spoil the variance.
+// Sums of all thread blocks, of distances from an origin: the mean as far as an A can be it, which
+// is not far enough where means are large against the deviation.
 template <typename A>
 struct PartialMoments {
-  double* mean;   // [partitions, C]
-  double* count;  // [partitions]
-  A* m2;          // [partitions, C]
+  enum Value { kOrigin, kSum, kSquare, kValues };
+
+  double* count;  // [partitions], the same for all channels
+  PartialSums<A> sums;
 
   MOBILENET_EXT_HOST_DEVICE PartialMoments(void* workspace, int64_t partitions, int64_t channels)
-      : mean(static_cast<double*>(workspace)),
-        count(mean + partitions * channels),
-        m2(reinterpret_cast<A*>(count + partitions)) {}
+      : count(static_cast<double*>(workspace)),
+        sums{reinterpret_cast<A*>(count + partitions), partitions, kValues, channels} {}
 
-  static int64_t bytes(int64_t partitions, int64_t channels) {
-    const int64_t doubles = (channels + 1) * static_cast<int64_t>(sizeof(double));
-    return partitions * (doubles + channels * static_cast<int64_t>(sizeof(A)));
+  int64_t bytes() const {
+    return sums.partitions * static_cast<int64_t>(sizeof(double)) + sums.bytes();
   }
 };
 
-// Merges over i in [0, size): shared[v][i * stride + j] goes to shared[v][j], for every v and j.
-// The calling thread stands for one (i, j); all threads of the block call.
-template <typename A, int kLanes, int kSize>
-inline __device__ void merge_in_block(Moments<A> (&shared)[kLanes][kSize], int i, int j, int size,
-                                      int stride) {
-  for (int step = kSize / 2; step > 0; step /= 2) {
-    __syncthreads();
-    if (i >= step || i + step >= size) continue;
-    for (int v = 0; v < kLanes; ++v) {
-      Moments<A>& mine = shared[v][i * stride + j];
-      mine = merge(mine, shared[v][(i + step) * stride + j]);
-    }
-  }
-}
-
-// Merges the sums of a thread block's positions into the partial moments of its partition.
+// Adds up the sums of a thread block's positions: first for the mean, then from there. To merge
+// moments instead takes divisions at each step, which is as long as the rest of a small map.
 template <typename A, int kLanes>
 inline __device__ void store_partials(const ShiftedSums<A, kLanes>& sums, const ChannelPartition& p,
-                                      const Place& place, int64_t channels,
-                                      const PartialMoments<A>& to) {
-  __shared__ Moments<A> shared[kLanes][kThreads];
-  __shared__ A origin[kLanes][kMaxVectors];
-  for (int v = 0; v < kLanes && place.position == 0; ++v) origin[v][place.vector] = sums.shift[v];
+                                      const Place& place, const PartialMoments<A>& to) {
+  __shared__ TotalSlots<A, kLanes, 2> slots;
+  __shared__ A origin[kMaxVectors * kLanes];
+  __shared__ int counts[kThreads];
+  A* const own = origin + place.vector * kLanes;
+  for (int v = 0; v < kLanes && place.position == 0; ++v) own[v] = sums.shift[v];
+  counts[threadIdx.x] = sums.count;
   __syncthreads();
-  for (int v = 0; v < kLanes; ++v) {
-    shared[v][threadIdx.x] = sums.moments(v, origin[v][place.vector]);
-  }
-  merge_in_block(shared, place.position, place.vector, p.positions, p.vectors);
+  const auto count = [&] {
+    int64_t pixels = 0;
+    for (int q = 0; q < p.positions; ++q) pixels += counts[q * p.vectors];
+    return pixels;
+  };
+  slots.set(sums.from(own).sums);
+  slots.add_up(p, 1, [&](int, int c, A total) { origin[c] += total / static_cast<A>(count()); });
+  __syncthreads();
+  slots.set(sums.from(own).sums);
+  slots.store(p, place.partition, 2, to.sums, PartialMoments<A>::kSum);
   if (!place.works || place.position > 0) return;
-  const int64_t at = place.partition * channels + place.channel;
-  for (int v = 0; v < kLanes; ++v) {
-    const Moments<A>& total = shared[v][place.vector];
-    to.mean[at + v] = static_cast<double>(origin[v][place.vector]) + total.mean;
-    to.m2[at + v] = total.m2;
-  }
-  if (place.channel == 0) to.count[place.partition] = shared[0][place.vector].count;
+  A* const origins = to.sums.at(place.partition, PartialMoments<A>::kOrigin) + place.channel;
+  for (int v = 0; v < kLanes; ++v) origins[v] = own[v];
+  if (place.channel == 0) to.count[place.partition] = static_cast<double>(count());
 }
 
-// A thread block of the second stage reads 32 bytes of each row of partial means, the least that
+// A thread block of the second stage reads 32 bytes of each row of partial sums, the least that
 // memory delivers, and many rows at a time: there are few such blocks, and the next kernel waits
 // for them.
 constexpr int kMergeThreads = 1024;
-constexpr int kMergeChannels = 4;
+constexpr int kMergeChannels = 8;
 constexpr int kMergeSlices = kMergeThreads / kMergeChannels;
 
 // Of values' distances from an origin, and their squares. To add them up takes no division.
@@ -140,23 +123,27 @@ struct MergeParams {
   A* var;   // [C]
 };
 
-// In double: the number of partials must not cost precision. The origin is the mean of the first,
-// which is near the others' if they are large against the deviation. No values at all: NaN.
+// In double: the number of partials must not cost precision. Distances are from the first origin.
+// No values at all: NaN.
 template <typename A>
 __global__ void __launch_bounds__(kMergeThreads) merge_moments_kernel(MergeParams<A> params) {
+  using Partial = PartialMoments<A>;
   __shared__ OffsetSums shared[kMergeThreads];
   const int lane = static_cast<int>(threadIdx.x) % kMergeChannels;
   const int slice = static_cast<int>(threadIdx.x) / kMergeChannels;
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * kMergeChannels + lane;
   const bool works = channel < params.channels;
-  const PartialMoments<A>& from = params.from;
-  const double origin = works && params.partitions > 0 ? from.mean[channel] : 0;
+  const PartialSums<A>& from = params.from.sums;
+  const auto read = [&](int64_t p, typename Partial::Value value) {
+    return static_cast<double>(from.at(p, value)[channel]);
+  };
+  const double origin = works && params.partitions > 0 ? read(0, Partial::kOrigin) : 0;
   OffsetSums total = {};
 #pragma unroll 4
   for (int64_t p = slice; works && p < params.partitions; p += kMergeSlices) {
-    const int64_t at = p * params.channels + channel;
-    const double count = from.count[p], offset = from.mean[at] - origin, sum = count * offset;
-    total.add({count, sum, from.m2[at] + sum * offset});
+    const double count = params.from.count[p], offset = read(p, Partial::kOrigin) - origin;
+    const double sum = read(p, Partial::kSum), more = count * offset;
+    total.add({count, sum + more, read(p, Partial::kSquare) + offset * (2 * sum + more)});
   }
   shared[threadIdx.x] = total;
   for (int step = kMergeSlices / 2; step > 0; step /= 2) {

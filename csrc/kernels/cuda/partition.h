@@ -22,12 +22,12 @@ constexpr int kMaxVectors = 16;
 constexpr int64_t kMaxRows = 14;
 // Below this many threads a large GPU runs dry; strips are cut shorter instead.
 constexpr int64_t kWantedThreads = 128 * 1024;
-// Thread blocks of a launch: many enough to even out their ends, few enough to set up seldom. Those
-// that keep statistics or other sums each leave partial results for the second stage to read. Their
-// number is a little less than three times four and four times three blocks on each of 132
-// multiprocessors.
+// Thread blocks of a launch: many enough to even out their ends, few enough to set up seldom.
 constexpr int64_t kMaxBlocks = 16 * 1024;
-constexpr int64_t kMaxStatisticsBlocks = 1536;
+// Of one that keeps statistics or other sums, for each block that a multiprocessor is to hold at a
+// time: two rounds on 132 of them. Each block's sums take a while to add up at its end, and are
+// partial results for a second stage to read.
+constexpr int64_t kSumBlocks = 264;
 
 inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }

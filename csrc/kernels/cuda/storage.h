@@ -1,6 +1,7 @@
 // Elements in memory and in registers: the storage types, their conversions, and vectors of
-// channels moved in one access. Everything that only nvcc understands is in this file and bounds.h,
-// between __CUDACC__ and its #else; the kernels themselves are plain C++ but for CUDA's keywords.
+// channels moved in one access. Everything that only nvcc understands is in this file, bounds.h and
+// async_copy.h, between __CUDACC__ and its #else; the kernels themselves are plain C++ but for
+// CUDA's keywords.
 #pragma once
 
 #include <cuda_runtime_api.h>
