@@ -10,6 +10,8 @@
 #include <cstring>
 #include <functional>
 
+#include "copies.h"
+
 struct dim3 {
   unsigned int x, y, z;
   dim3(unsigned int x_ = 1, unsigned int y_ = 1, unsigned int z_ = 1) : x(x_), y(y_), z(z_) {}
@@ -55,11 +57,8 @@ void exchange(unsigned int mask, const void* value, int lane, void* result, size
 
 int lane_of_this_thread();
 
-// Asynchronous copies of this thread, from null: zeros. They are made when it waits for them, and
-// no sooner: wait_for_copies makes all but those of the last `groups` groups.
-void begin_copy(void* to, const void* from, size_t bytes);
-void end_copy_group();
-void wait_for_copies(unsigned int groups);
+// Of this thread.
+Copies& copies();
 
 // Whether the fault of this number, of those in the text of the kernels, is at work: see faults.py.
 bool planted(int fault);

@@ -70,8 +70,8 @@ FAULTS = {
         (*_WINDOWS[:2], *_BACKWARD_WINDOWS[:2]),
     ),
     "wait_for_row": Fault(
-        "cuda_on_host::wait_for_copies(kGroups);",
-        "cuda_on_host::wait_for_copies(kGroups + PLANTED);",
+        "cuda_on_host::copies().wait(kGroups);",
+        "cuda_on_host::copies().wait(kGroups + PLANTED);",
         (*_WINDOWS, *_BACKWARD_WINDOWS),
     ),
     "row_of_any": Fault(

@@ -5,7 +5,6 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <deque>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -40,13 +39,6 @@ constexpr unsigned int kMaxGridBlocks = 0x7fffffff;
 
 enum class State { kReady, kAtBarrier, kInExchange, kFinished };
 
-struct Copy {
-  void* to;
-  const void* from;
-  size_t bytes;
-  unsigned int group;
-};
-
 struct Thread {
   Fiber* fiber = nullptr;  // none before it starts and after it has finished
   State state = State::kReady;
@@ -58,9 +50,7 @@ struct Thread {
   void* result = nullptr;
   int lane = 0;
   size_t bytes = 0;
-  // Asynchronous copies that are still to be made, in their order.
-  std::deque<Copy> copies;
-  unsigned int groups = 0;  // that have ended
+  Copies copies;
 };
 
 // All that the runtime knows.
@@ -285,27 +275,7 @@ void wait_for_warp(unsigned int mask, Site site) {
 }
 
 int lane_of_this_thread() { return runtime.current % warpSize; }
-
-void begin_copy(void* to, const void* from, size_t bytes) {
-  Thread& thread = this_thread();
-  thread.copies.push_back({to, from, bytes, thread.groups});
-}
-
-void end_copy_group() { ++this_thread().groups; }
-
-void wait_for_copies(unsigned int groups) {
-  Thread& thread = this_thread();
-  while (!thread.copies.empty() && thread.copies.front().group + groups < thread.groups) {
-    const Copy& copy = thread.copies.front();
-    if (copy.from) {
-      std::memcpy(copy.to, copy.from, copy.bytes);
-    } else {
-      std::memset(copy.to, 0, copy.bytes);
-    }
-    thread.copies.pop_front();
-  }
-}
-
+Copies& copies() { return this_thread().copies; }
 void set_order(const Order& order) { runtime.order = order; }
 
 std::string launched_kernels() {

@@ -61,13 +61,13 @@ __global__ void copies_kernel(float* out) {
   static const float from[] = {1, 2};
   float& place = shared[threadIdx.x];
   for (const float& source : from) {
-    begin_copy(&place, &source, sizeof(place));
-    end_copy_group();
+    copies().begin(&place, &source, sizeof(place));
+    copies().end_group();
   }
   const bool is_early = place == place;  // not NaN
-  wait_for_copies(1);
+  copies().wait(1);
   const float first = place;
-  wait_for_copies(0);
+  copies().wait(0);
   out[threadIdx.x] = is_early ? -1 : 10 * first + place;
 }
 

@@ -45,14 +45,14 @@ inline __device__ void wait_for_copies() {
 
 template <typename P>
 inline void copy_async(P* to, const void* from, bool inside) {
-  cuda_on_host::begin_copy(to, inside ? from : nullptr, sizeof(P));
+  cuda_on_host::copies().begin(to, inside ? from : nullptr, sizeof(P));
 }
 
-inline void end_copy_group() { cuda_on_host::end_copy_group(); }
+inline void end_copy_group() { cuda_on_host::copies().end_group(); }
 
 template <int kGroups>
 inline void wait_for_copies() {
-  cuda_on_host::wait_for_copies(kGroups);
+  cuda_on_host::copies().wait(kGroups);
 }
 
 #endif
