@@ -1,4 +1,4 @@
-"""Weights in autocast's dtype: one pass for all of them, and one for all of their gradients.
+"""Weights in autocast's dtype: one pass for several of them, and one for all of their gradients.
 
 A network has 27, most of them small. Casting each by itself takes two ops and a node of autograd's
 graph, which on a GPU is more of the CPU's time than a block's kernels take of the GPU's.
@@ -17,7 +17,10 @@ from . import dispatch
 
 
 def autocast_together(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Cast to the autocast dtype where autocast would, as `dispatch.autocast` does each."""
+    """Cast to the autocast dtype where autocast would, as `dispatch.autocast` does each.
+
+    Their gradients come at the same time, when those of all of them are there.
+    """
     if torch.compiler.is_compiling() or not _are_alike(weights):
         return list(map(dispatch.autocast, weights))
     dtype = torch.get_autocast_dtype(weights[0].device.type)
@@ -26,12 +29,15 @@ def autocast_together(weights: Sequence[Tensor]) -> list[Tensor]:
 
 def _are_alike(weights: Sequence[Tensor]) -> bool:
     """Tell whether they are float32, want gradients, and nobody overloads what is done to them."""
-    return torch.is_grad_enabled() and all(
-        x.requires_grad
-        and x.dtype == torch.float32
-        and x.device == weights[0].device
-        and type(x) in {Tensor, torch.nn.Parameter}
-        for x in weights
+    device = weights[0].device
+    return (
+        torch.is_grad_enabled()
+        and dispatch.is_autocast_enabled(device)
+        and all(
+            (x.requires_grad, x.dtype, x.device) == (True, torch.float32, device)
+            and type(x) in {Tensor, torch.nn.Parameter}
+            for x in weights
+        )
     )
 
 

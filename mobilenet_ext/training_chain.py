@@ -8,6 +8,7 @@ layer, convolution or BatchNorm is another object than before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -106,13 +107,23 @@ class TrainingChain:
         norms = [nn.read_batch_norm(x.bn, x.activation) for x in self.layers]
         weights: list[Tensor] = [x.conv.weight for x in self.layers]
         if autocast:
-            weights = autocast_together(weights)
+            self._cast_blocks(weights)
         links: list[Link] = []
         for i in range(1, len(weights), 2):
             conv = self.layers[i].geometry(size)
             size = conv.output_size(size, weights[i].shape[2])
             links.append(Link(weights[i], weights[i + 1], conv, norms[i - 1], norms[i]))
         return Prepared(make_run(links, norms[-1].training), norms, counters)
+
+    def _cast_blocks(self, weights: list[Tensor]) -> None:
+        """Cast the blocks' weights for autocast, together from one change of size to the next.
+
+        As a run of blocks is split (chain.py): gradients that come at the same time are cast
+        together, and none waits for blocks that come later in the backward.
+        """
+        ends = [i for i in range(3, len(weights), 2) if max(self.layers[i].conv.stride) > 1]
+        for first, end in pairwise([1, *ends, len(weights)]):
+            weights[first:end] = autocast_together(weights[first:end])
 
 
 def _have_no_bias(layers: Sequence[ConvBNReLU]) -> bool:

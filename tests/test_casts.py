@@ -64,11 +64,31 @@ def test_float64_stays() -> None:
     assert all(x is y for x, y in zip(autocast_together(ours), ours, strict=True))
 
 
-def test_a_network_casts_its_blocks_weights_together() -> None:
+def nodes_of(output: Tensor, kind: str) -> int:
+    """How many nodes of autograd's graph have that name."""
+    assert output.grad_fn is not None
+    seen, waiting = set(), [output.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += [after for after, _ in node.next_functions if after is not None]
+    return sum(node.name() == kind for node in seen)
+
+
+def test_a_network_casts_the_weights_of_blocks_of_a_size_together() -> None:
     model = FusedMobileNet(alpha=0.25, num_classes=3)
-    model(torch.randn(2, 3, 32, 32)).float().sum().backward()
+    output = model(torch.randn(2, 3, 32, 32)).float().sum()
+    assert nodes_of(output, "CastTogetherBackward") == 5  # maps of 16, 8, 4, 2 and 1 pixels
+    output.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.dtype == torch.float32, name
         storage = parameter.grad.untyped_storage()
         assert storage.nbytes() == parameter.grad.nbytes, f"{name} keeps other memory"
+
+
+def test_without_autocast_nothing_is_cast() -> None:
+    ours = weights()
+    with torch.autocast("cpu", enabled=False):
+        assert all(x is y for x, y in zip(autocast_together(ours), ours, strict=True))

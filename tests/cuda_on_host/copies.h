@@ -1,4 +1,4 @@
-// The asynchronous copies of one thread.
+// The asynchronous copies of one thread: a GPU makes them when it likes.
 #pragma once
 
 #include <cstring>
@@ -6,12 +6,15 @@
 
 namespace cuda_on_host {
 
-// They are made when the thread waits for them, and no sooner.
 class Copies {
  public:
+  // `at_once`: made as soon as they are begun; else when the thread waits for them, and no sooner.
+  explicit Copies(bool at_once = false) : at_once_(at_once) {}
+
   // From null: zeros.
   void begin(void* to, const void* from, size_t bytes) {
     pending_.push_back({to, from, bytes, groups_});
+    if (at_once_) make(pending_.back());
   }
 
   void end_group() { ++groups_; }
@@ -19,14 +22,12 @@ class Copies {
   // Makes all but those of the last `groups` groups.
   void wait(unsigned int groups) {
     for (; !pending_.empty() && pending_.front().group + groups < groups_; pending_.pop_front()) {
-      const Copy& copy = pending_.front();
-      if (copy.from) {
-        std::memcpy(copy.to, copy.from, copy.bytes);
-      } else {
-        std::memset(copy.to, 0, copy.bytes);
-      }
+      if (!at_once_) make(pending_.front());
     }
   }
+
+  // Whether there are any that the thread has not waited for.
+  bool are_pending() const { return !pending_.empty(); }
 
  private:
   struct Copy {
@@ -36,6 +37,15 @@ class Copies {
     unsigned int group;
   };
 
+  static void make(const Copy& copy) {
+    if (copy.from) {
+      std::memcpy(copy.to, copy.from, copy.bytes);
+    } else {
+      std::memset(copy.to, 0, copy.bytes);
+    }
+  }
+
+  bool at_once_;
   std::deque<Copy> pending_;  // in their order
   unsigned int groups_ = 0;   // that have ended
 };

@@ -63,10 +63,10 @@ Copies& copies();
 // Whether the fault of this number, of those in the text of the kernels, is at work: see faults.py.
 bool planted(int fault);
 
-// A number of threads or blocks, which a fault makes few.
-template <int kFault, int64_t kValue>
+// A number of threads or blocks, which each of some faults makes few.
+template <int64_t kValue, int... kFaults>
 struct Few {
-  operator int64_t() const { return planted(kFault) ? 5 : kValue; }
+  operator int64_t() const { return (planted(kFaults) || ...) ? 5 : kValue; }
 };
 
 template <typename T>

@@ -74,6 +74,11 @@ FAULTS = {
         "cuda_on_host::copies().wait(kGroups + PLANTED);",
         (*_WINDOWS, *_BACKWARD_WINDOWS),
     ),
+    "place_in_use": Fault(
+        "return after < kPlaces ? after : after - kPlaces;",
+        "return (after < kPlaces ? after : after - kPlaces) % (kPlaces - PLANTED);",
+        (*_WINDOWS, *_BACKWARD_WINDOWS),
+    ),
     "row_of_any": Fault(
         "if (y < 0 || y >= s.in_height) continue;",
         "if (y < 0 || y >= s.in_height - PLANTED) continue;",
@@ -140,6 +145,8 @@ FAULTS = {
 # Not a fault: long strips and several for each thread, as large tensors have them, which would take
 # too long here. No test may fail.
 LONG_STRIPS = "long_strips"
+# Faults that matter in long strips only, which they get.
+NEED_LONG_STRIPS = ("place_in_use",)
 _CONVOLUTIONS = "not float64 and not float16 and not bfloat16"
 _LONG_STRIPS_TESTS = ((FORWARD, _CONVOLUTIONS), (BACKWARD, _CONVOLUTIONS))
 # What it reads is masked afterwards, but nobody knows what lies there.
@@ -154,13 +161,15 @@ def build_with_faults(folder: Path) -> Path:
     """The library with all of FAULTS and LONG_STRIPS in its float32 kernels."""
     for number, fault in enumerate(FAULTS.values(), 1):
         plant(fault, number, folder)
+    numbers = [number for number, name in enumerate(FAULTS, 1) if name in NEED_LONG_STRIPS]
+    faults = ", ".join(map(str, [*numbers, len(FAULTS) + 1]))
     header = folder / "kernels/cuda/partition.h"
     text = header.read_text("utf-8")
     for name in ("kWantedThreads", "kMaxBlocks", "kSumBlocks"):
         old = f"constexpr int64_t {name} = "
         assert text.count(old) == 1, name
         value = text.split(old)[1].split(";")[0]
-        new = f"inline const ::cuda_on_host::Few<{len(FAULTS) + 1}, {value}> {name}"
+        new = f"inline const ::cuda_on_host::Few<{value}, {faults}> {name}"
         text = text.replace(f"{old}{value}", new)
     header.write_text(text, "utf-8")
     return build(overlay=folder, only="*float32.cu")

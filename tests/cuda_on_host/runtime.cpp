@@ -19,17 +19,6 @@
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-const char* cudaGetErrorName(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess: return "cudaSuccess";
-    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
-    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
-  }
-  return "an unknown error";
-}
-
-const char* cudaGetErrorString(cudaError_t) { return "from the CUDA runtime of the tests"; }
-
 namespace cuda_on_host {
 
 namespace {
@@ -44,18 +33,18 @@ struct Thread {
   State state = State::kReady;
   dim3 index;
   Site site = {"", 0};
+  Copies copies;
   // Of an exchange within a warp:
   unsigned int mask = 0;
   const void* value = nullptr;
   void* result = nullptr;
   int lane = 0;
   size_t bytes = 0;
-  Copies copies;
 };
 
 // All that the runtime knows.
 struct Runtime {
-  Order order = {"forward", Order::Kind::kForward, 0};
+  Order order = kOrders[0];
   std::set<const void*> kernels;
   std::set<std::string> barriers;
   Site last_barrier = {"", 0};
@@ -118,6 +107,9 @@ void resume(int index) {
   threadIdx = thread.index;
   thread.fiber->enter();
   if (thread.state != State::kFinished) return;
+  if (thread.copies.are_pending()) {
+    throw std::runtime_error("cuda_on_host: copies not waited for in " + name_of(runtime.kernel));
+  }
   runtime.idle.push_back(thread.fiber);
   thread.fiber = nullptr;
 }
@@ -200,6 +192,7 @@ void run_block() {
   for (unsigned int i = 0; i < size; ++i) {
     const unsigned int row = i / blockDim.x;
     runtime.threads[i].index = dim3(i % blockDim.x, row % blockDim.y, row / blockDim.y);
+    runtime.threads[i].copies = Copies(runtime.order.copies_at_once);
   }
   spoil_shared_memory();
   for (;;) {

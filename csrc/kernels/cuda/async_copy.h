@@ -1,7 +1,8 @@
-// Copies from global to shared memory that go on while their thread does. A thread's copies end in
-// the order of their groups, so that it can wait for the oldest group alone. Loads to registers
-// cannot be told apart like that: the compiler has six counters for all that a thread waits for, so
-// that the use of one row waited for the loads of all rows after it.
+// Copies from global to shared memory that go on while their thread does: of 4 bytes or more, from
+// sm_80 on; others are done at once. A thread's copies end in the order of their groups, so that it
+// can wait for the oldest group alone. Loads to registers cannot be told apart like that: the
+// compiler has six counters for all that a thread waits for, so that the use of one row waited for
+// the loads of all rows after it.
 #pragma once
 
 #include <cuda_runtime_api.h>

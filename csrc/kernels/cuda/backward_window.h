@@ -2,10 +2,12 @@
 // a strip of input gradients and its share of the weight gradients. Output gradients `dy` are
 // computed from their own values and the raw output; the window holds those rows of them that reach
 // a row of inputs, and each serves both results while it is there. What comes next is fetched one
-// row ahead. Rows count in padded coordinates, from the corner of the padded image, and so do
+// cell ahead. Rows count in padded coordinates, from the corner of the padded image, and so do
 // columns but for vectors of pixels. A cell is kStride rows of inputs, from a multiple of kStride
 // on: one new row of dy for each.
 #pragma once
+
+#include <type_traits>
 
 #include "kernels/cuda/backward_params.h"
 #include "kernels/cuda/channel_totals.h"
@@ -56,12 +58,11 @@ class BackwardWindow {
   static constexpr int kColumns = V::kPack > 1 ? V::kPack * kStrideT : 2;
   // On a multiprocessor: what the registers are enough for.
   static constexpr int kMinBlocks = sizeof(T) == 4 && kLanes > 1 ? 2 : kStrideT == 2 ? 4 : 3;
-  static constexpr int kKernel = 3;
-  static constexpr int kTaps = kKernel * kKernel;
+  static constexpr int kKernel = 3, kTaps = kKernel * kKernel;
   static constexpr int kSums = kTaps + 2;  // weight gradients, grad_sum and grad_dot
   using Parameters = ChannelParameters<A, kLanes, kTaps>;
   using Slots = TotalSlots<A, kLanes, kSums>;
-  using Sums = A[kSums][kLanes];
+  using Sums = A[kSums][kLanes];  // of all strips of a thread: some hundred pixels
   // The dy that the columns of a strip reach, counted from the one of the strip's first column by
   // its tap kPadLeft: tap t of column x is at (x + kPadLeft - t) / kStride.
   static constexpr int kFirst = (V::kPadLeft + 1 - kKernel) / kStrideT;
@@ -69,8 +70,11 @@ class BackwardWindow {
   static constexpr int kAhead = 1;  // cells on their way while one is used
 
   // Cells of inputs, each with the last row of dy that reaches it.
+  struct NoRows {};
   struct Cells {
-    RowQueue<V, kFirst, kGradients, kAhead + 1> grad, raw;
+    using Gradients = RowQueue<V, kFirst, kGradients, kAhead + 1>;
+    Gradients grad;
+    std::conditional_t<kHasRaw, Gradients, NoRows> raw;
     RowQueue<V, 0, kColumns, kAhead + 1> input[kStrideT];
   };
 
@@ -109,8 +113,8 @@ class BackwardWindow {
  private:
   static constexpr int kStride = kStrideT;
   static constexpr int kReach = (kKernel - 1) / kStride;  // dy before the one at a cell
-  // Cells to a trip of the loop. As many as the window holds spare moving it, which at stride 1,
-  // where they would be three, was measured to gain nothing.
+  // Cells to a trip of the loop: as many as the window holds, which need not be moved then; at
+  // stride 1 it was measured to gain nothing.
   static constexpr int kUnrolled = kStride == 2 ? 2 : 1;
 
   // The window starts with the cells above the strip, of which only the rows of dy matter. A bit

@@ -20,6 +20,9 @@ struct PassParams {
   ActivationBounds<Accumulator<T>> activation;
 };
 
+// On a multiprocessor, for the partition: five fit, but more than these were measured slower.
+constexpr int kStatisticsBlocks = 3;
+
 template <typename V>
 __global__ void __launch_bounds__(kThreads, 5)
     statistics_kernel(PassParams<typename V::T, BatchNormStatisticsArgs> params) {
@@ -85,8 +88,10 @@ inline __device__ void for_each_gradient(const Params& params, const Place& plac
   });
 }
 
+constexpr int kGradientSumsBlocks = 4;  // on a multiprocessor
+
 template <typename V>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kGradientSumsBlocks)
     gradient_sums_kernel(PassParams<typename V::T, ScaleShiftActBackwardReduceArgs> params) {
   using A = Accumulator<typename V::T>;
   constexpr int kLanes = V::kLanes;
@@ -96,19 +101,17 @@ __global__ void __launch_bounds__(kThreads, 4)
   const int64_t channel = place.works ? place.channel : 0;
   Affine<A, kLanes> map;
   map.load(params.args.map, channel);
-  A mean[kLanes], sum[kLanes] = {}, dot[kLanes] = {};
+  A mean[kLanes], sums[2][kLanes] = {};  // of dy, of dy * (x - mean)
   load_vector(params.args.mean, channel, mean);
   for_each_gradient<V>(params, place, [&](int64_t, A(&grad)[kWide<V>], A(&x)[kWide<V>]) {
     for (int i = 0; i < kWide<V>; ++i) {
       const int v = i % kLanes;
       const A dy = params.activation.gradient(grad[i], map(v, x[i]));
-      sum[v] += dy;
-      dot[v] += dy * (x[i] - mean[v]);
+      sums[0][v] += dy;
+      sums[1][v] += dy * (x[i] - mean[v]);
     }
   });
-  slots.clear();
-  slots.add(0, sum);
-  slots.add(1, dot);
+  slots.set(sums);
   const PartialSums<A> partials = {static_cast<A*>(params.args.workspace), p.partitions, 2,
                                    p.channels};
   slots.store(p, place.partition, 2, partials, 0);
@@ -199,7 +202,8 @@ template <typename T>
 auto pass_of(const BatchNormStatisticsArgs& args) {
   return dispatch_vectors<T>(args, {args.input}, [&](auto tag) {
     using V = typename decltype(tag)::type;
-    return map_pass<V>(args, kPixelsOfOneTensor, 3 * kSumBlocks, &statistics_kernel<V>);
+    return map_pass<V>(args, kPixelsOfOneTensor, kStatisticsBlocks * kSumBlocks,
+                       &statistics_kernel<V>);
   });
 }
 
@@ -215,7 +219,8 @@ template <typename T>
 auto pass_of(const ScaleShiftActBackwardReduceArgs& args) {
   return dispatch_vectors<T>(args, {args.grad_output, args.input}, [&](auto tag) {
     using V = typename decltype(tag)::type;
-    return map_pass<V>(args, kPixelsOfTwoTensors, 4 * kSumBlocks, &gradient_sums_kernel<V>);
+    return map_pass<V>(args, kPixelsOfTwoTensors, kGradientSumsBlocks * kSumBlocks,
+                       &gradient_sums_kernel<V>);
   });
 }
 

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/map_columns.h"
+#include "kernels/cuda/map_vectors.h"
 #include "kernels/depthwise_conv.h"
 
 namespace mobilenet_ext::cuda {

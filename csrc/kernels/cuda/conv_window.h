@@ -37,15 +37,17 @@ class SlidingWindow {
   using A = Accumulator<T>;
   static constexpr int kLanes = V::kLanes;
   static constexpr int kKernel = 3, kTaps = kKernel * kKernel;
-  // They share inputs, which are converted and normalised once for all: at stride 1, where two
-  // columns take 4 of them and four take 6, four are worth their registers in two-byte types, whose
-  // arithmetic takes longer than their memory; in float32 it is memory that takes the time.
+  // The columns of a strip share inputs, which are converted and normalised once for all of them.
+  // Two-byte types, whose arithmetic takes longer than their memory, have as many as registers are
+  // enough for: at stride 1 four, which take 6 inputs, at stride 2 two, which take 5. In float32,
+  // where memory takes longer, half as many.
   static constexpr bool kIsSmall = sizeof(T) == 2;
   static constexpr int kColumns = V::kPack > 1               ? V::kPack
                                   : kStride == 1 && kIsSmall ? 4
                                   : kStride == 1 || kIsSmall ? 2
                                                              : 1;
-  // On a multiprocessor: what the registers are enough for.
+  // On a multiprocessor: what the registers are enough for, and the 164 KB or more of shared memory
+  // that one of sm_80 and sm_90 has. Where it is 100 KB, float32 gets two.
   static constexpr int kMinBlocks = kStride == 2 && kIsSmall ? 4 : 3;
   static constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
   static constexpr int kAhead = 3;  // rows on their way while one is used

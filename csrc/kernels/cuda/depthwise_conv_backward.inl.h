@@ -31,7 +31,9 @@ __global__ void __launch_bounds__(kThreads, Window::kMinBlocks)
   typename Window::Sums sums = {};
   for_each_strip(params.partition, place, Window::kColumns,
                  [&](const Strip& strip) { window.run(strip, sums); });
-  __syncthreads();  // other threads' cells may lie where this one's slots do
+  // Other threads' cells may lie where this one's slots do. None is still being copied: all that
+  // were begun have been used.
+  __syncthreads();
   shared.slots.set(sums);
   shared.slots.store(params.partition, place.partition, static_cast<int>(params.partials.values),
                      params.partials, 0);

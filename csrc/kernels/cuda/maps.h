@@ -16,7 +16,7 @@ struct ActivationBounds {
   A low, high;
   A flat_below, flat_above;  // NaN: nowhere
 
-  ActivationBounds() = default;
+  ActivationBounds() = default;  // to be assigned
   explicit ActivationBounds(Activation activation) {
     const A infinity = std::numeric_limits<A>::infinity();
     const A nowhere = std::numeric_limits<A>::quiet_NaN();

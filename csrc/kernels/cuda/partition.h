@@ -9,7 +9,7 @@
 #include <cuda_runtime_api.h>
 
 #include "kernels/conv_shape.h"
-#include "kernels/cuda/map_columns.h"
+#include "kernels/cuda/map_vectors.h"
 
 namespace mobilenet_ext::cuda {
 

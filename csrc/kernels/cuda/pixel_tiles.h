@@ -6,7 +6,7 @@
 
 #include <type_traits>
 
-#include "kernels/cuda/map_columns.h"
+#include "kernels/cuda/map_vectors.h"
 #include "kernels/cuda/partition.h"
 
 namespace mobilenet_ext::cuda {

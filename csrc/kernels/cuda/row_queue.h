@@ -1,9 +1,11 @@
 // Rows of a map on their way from memory to a thread, in places of its own in shared memory: many
-// are under way at a time, and none takes registers.
+// are under way at a time, and none takes registers. No other thread touches a place, and a thread
+// reads a row before it begins to copy another one there; so it takes no barrier, but one place
+// more than there are rows under way.
 #pragma once
 
 #include "kernels/cuda/async_copy.h"
-#include "kernels/cuda/map_columns.h"
+#include "kernels/cuda/map_vectors.h"
 #include "kernels/cuda/partition.h"
 
 namespace mobilenet_ext::cuda {
