@@ -104,6 +104,12 @@ def run_chain(input: RawMap, run: Run) -> tuple[RawMap, list[Moments]]:
     return input, moments
 
 
+def blocks_of_a_size(links: Sequence[Link]) -> list[tuple[int, int]]:
+    """Return where runs of blocks begin and end whose maps have a size, but for the first input."""
+    starts = [i for i, link in enumerate(links) if i == 0 or link.conv.stride > 1]
+    return list(pairwise([*starts, len(links)]))
+
+
 def _parts(input: Tensor, run: Run) -> list[Run]:
     """Split a run of large maps where they become smaller.
 
@@ -113,9 +119,8 @@ def _parts(input: Tensor, run: Run) -> list[Run]:
     if input.numel() < SPLIT_FROM:
         return [run]
     links = run.links
-    starts = [i for i, link in enumerate(links) if i == 0 or link.conv.stride > 1]
     parts = []
-    for first, end in pairwise([*starts, len(links)]):
+    for first, end in blocks_of_a_size(links):
         counts = run.plan.statistics if end == len(links) else links[end].input_bn.training
         parts.append(make_run(links[first:end], counts))
     return parts

@@ -8,7 +8,6 @@ layer, convolution or BatchNorm is another object than before.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 from . import _C, dispatch, nn
 from .batch_norm import BatchNorm
 from .casts import autocast_together
-from .chain import Link, Run, make_run
+from .chain import Link, Run, blocks_of_a_size, make_run
 from .layers import ConvBNReLU
 
 
@@ -106,28 +105,32 @@ class TrainingChain:
         nn.count(counters)
         norms = [nn.read_batch_norm(x.bn, x.activation) for x in self.layers]
         weights: list[Tensor] = [x.conv.weight for x in self.layers]
-        if autocast:
-            self._cast_blocks(weights)
         links: list[Link] = []
         for i in range(1, len(weights), 2):
             conv = self.layers[i].geometry(size)
             size = conv.output_size(size, weights[i].shape[2])
             links.append(Link(weights[i], weights[i + 1], conv, norms[i - 1], norms[i]))
+        if autocast:
+            _cast_weights(links)
         return Prepared(make_run(links, norms[-1].training), norms, counters)
-
-    def _cast_blocks(self, weights: list[Tensor]) -> None:
-        """Cast the blocks' weights for autocast, together from one change of size to the next.
-
-        As a run of blocks is split (chain.py): gradients that come at the same time are cast
-        together, and none waits for blocks that come later in the backward.
-        """
-        ends = [i for i in range(3, len(weights), 2) if max(self.layers[i].conv.stride) > 1]
-        for first, end in pairwise([1, *ends, len(weights)]):
-            weights[first:end] = autocast_together(weights[first:end])
 
 
 def _have_no_bias(layers: Sequence[ConvBNReLU]) -> bool:
     return all(layer.conv.bias is None for layer in layers)
+
+
+def _cast_weights(links: list[Link]) -> None:
+    """Cast the blocks' weights for autocast, those of blocks of a size together.
+
+    Their gradients come at the same time, and none waits for blocks later in the backward.
+    """
+    for first, end in blocks_of_a_size(links):
+        blocks = links[first:end]
+        weights = iter(autocast_together([weight for link in blocks for weight in link[:2]]))
+        links[first:end] = [
+            link._replace(depthwise_weight=next(weights), pointwise_weight=next(weights))
+            for link in blocks
+        ]
 
 
 def _is_settled(norm: BatchNorm, layer: ConvBNReLU) -> bool:

@@ -132,13 +132,13 @@ FAULTS = {
         (*_BACKWARD_WINDOWS, *_MAPS[:4]),
     ),
     "partial_sums": Fault(
-        "works && p < from.partitions;",
-        "works && p < from.partitions - PLANTED;",
+        "works && p < from.partitions; p += kSumSlices)",
+        "works && p < from.partitions - PLANTED; p += kSumSlices)",
         (*_BACKWARD_WINDOWS, *_MAPS[:4]),
     ),
     "partial_moments": Fault(
-        "works && p < params.partitions;",
-        "works && p < params.partitions - PLANTED;",
+        "works && p < from.partitions; p += kMergeSlices)",
+        "works && p < from.partitions - PLANTED; p += kMergeSlices)",
         (*_WINDOWS, *_MAPS[4:]),
     ),
 }

@@ -18,6 +18,9 @@ namespace {
 constexpr int kTileSums = kLanes<float> == 16 ? 24 : kLanes<float> == 8 ? 12 : 8;
 template <typename A>
 constexpr int kPanelVectors = static_cast<int>(kPanel) / kLanes<A>;
+// Panels side by side in a tile of few columns: 12 rows x 2 vectors of AVX-512, 6 x 2 of AVX2.
+template <typename A>
+constexpr int kNarrowTilePanels = kPanelVectors<A> == 1 ? 2 : 1;
 // Rows of a tile that is so many vectors wide, of at most `limit`.
 constexpr int most_tile_rows(int vectors, int limit) {
   return kTileSums / vectors < limit ? kTileSums / vectors : limit;

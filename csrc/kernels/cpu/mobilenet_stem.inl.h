@@ -99,9 +99,6 @@ void stem_tile(const MobileNetLayer& stem, const StemRing& ring, const int64_t* 
   tile.template finish<kActivation>(to + panel * kPanel, row_pitch(stem.out_channels));
 }
 
-// Side by side in a tile: 32 channels as 12 x 2 vectors of AVX-512, 16 as 6 x 2 of AVX2.
-constexpr int kStemPanels = kPanelVectors<float> == 1 ? 2 : 1;
-
 // Panels from `first` on of a row of outputs, kPanels at a time as long as there are so many.
 // Narrow panels leave registers for more rows; channels beyond their vectors are left as they are:
 // nobody uses them.
@@ -142,7 +139,8 @@ void stem_rows(const MobileNetArgs& args, int64_t image, Range rows, float* outp
     if (narrow) {
       stem_row<1, 1, kActivation>(stem, ring, offsets, 0, output);
     } else {
-      stem_row<kStemPanels, kPanelVectors<float>, kActivation>(stem, ring, offsets, 0, output);
+      stem_row<kNarrowTilePanels<float>, kPanelVectors<float>, kActivation>(stem, ring, offsets, 0,
+                                                                            output);
     }
   }
 }

@@ -69,16 +69,12 @@ inline void grad_input_item(const PointwiseConvBackwardArgs& args, const Product
                            item.columns.size());
 }
 
-// Side by side in a tile of the weight's gradient: 12 rows x 2 vectors of AVX-512, 6 x 2 of AVX2.
-template <typename A>
-constexpr int kGradWeightPanels = kPanelVectors<A> == 1 ? 2 : 1;
-
 // to [outputs, inputs] = (or, if `add`, +=) grad^T * input, both of the same pixels, for some
 // panels of inputs, kPanels at a time as long as there are so many.
 template <int kPanels, typename A>
 inline void multiply_transposed(Row<const A> grad, int64_t outputs, const Panels<A>& input,
                                 Range panels, bool add, A* to, int64_t pitch) {
-  constexpr int kRows = most_tile_rows(kPanels * kPanelVectors<A>, 12);
+  constexpr int kRows = kMostRows<A, kPanels>;
   const int64_t end = panels.end - panels.size() % kPanels;
   const RowTiles tiles(outputs, kRows);
   for (int64_t t = 0; t < tiles.count; ++t) {
@@ -121,7 +117,7 @@ inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const Produc
       stage_row(map_row(static_cast<const T*>(args.input), pixels, s.in_channels, 0),
                 ChannelMap<A>(args.prologue, 0), s.in_channels, scratch.input);
     }
-    multiply_transposed<kGradWeightPanels<A>>(grad, outputs, scratch.input,
+    multiply_transposed<kNarrowTilePanels<A>>(grad, outputs, scratch.input,
                                               {0, round_to_panels(s.in_channels) / kPanel},
                                               pixels.begin > item.pixels.begin, sums, pitch);
     if (!joint) return;

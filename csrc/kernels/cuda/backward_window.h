@@ -156,13 +156,13 @@ class BackwardWindow {
     __device__ void next_cell() {
       grad_rows >>= 1;
       input_rows >>= kStride;
-      place = place_after<kAhead + 1>(place, 1);
+      place = Cells::Gradients::place_after(place, 1);
     }
   };
 
   // The cell `ahead` of the one to use.
   __device__ void fetch_cell(Cursor& cursor, int ahead) const {
-    const unsigned int place = place_after<kAhead + 1>(cursor.place, ahead);
+    const unsigned int place = Cells::Gradients::place_after(cursor.place, ahead);
     if (cursor.grad_rows >> ahead & 1) {
       const auto has = [&](int g) { return cursor.grad_columns >> g & 1; };
       cells_.grad.fetch(place, cursor.grad, pixel_, has);

@@ -99,8 +99,8 @@ class SlidingWindow {
   struct Cursor {
     const T* next;             // the first column of the next row to fetch
     unsigned int inside_rows;  // the image: a bit for each row, from the next to use on
-    unsigned int place;        // of the next row to use
     unsigned int inside_columns;
+    unsigned int place;  // of the next row to use
     typename Prologue::Mask mask[kInputs];
 
     __device__ Cursor(const ConvParams<A>& params, const Strip& strip, int64_t channel) {
@@ -135,7 +135,7 @@ class SlidingWindow {
   // The row `ahead` of the next to use.
   __device__ void fetch_row(Cursor& cursor, int ahead) const {
     if (cursor.inside_rows >> ahead & 1) {
-      rows_.fetch(place_after<kAhead + 1>(cursor.place, ahead), cursor.next, pixel_,
+      rows_.fetch(Rows::place_after(cursor.place, ahead), cursor.next, pixel_,
                   [&](int x) { return cursor.inside_columns >> x & 1; });
     }
     end_copy_group();
@@ -158,7 +158,7 @@ class SlidingWindow {
       }
     }
     cursor.inside_rows >>= 1;
-    cursor.place = place_after<kAhead + 1>(cursor.place, 1);
+    cursor.place = Rows::place_after(cursor.place, 1);
   }
 
   // Adds an input row to the output rows it is part of: row `tap` of the first one's, and so on.

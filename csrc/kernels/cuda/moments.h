@@ -11,6 +11,23 @@
 
 namespace mobilenet_ext::cuda {
 
+// Of values' distances from an origin, and their squares. To add them up takes no division.
+template <typename A>
+struct OffsetSums {
+  A count, sum, square;
+
+  // The same of distances from an origin that lies `offset` before.
+  __device__ OffsetSums moved(A offset) const {
+    const A more = count * offset;
+    return {count, sum + more, square + offset * (2 * sum + more)};
+  }
+  __device__ void add(const OffsetSums& other) {
+    count += other.count;
+    sum += other.sum;
+    square += other.square;
+  }
+};
+
 // What one thread has seen of kLanes channels.
 template <typename A, int kLanes>
 struct ShiftedSums {
@@ -43,9 +60,10 @@ struct ShiftedSums {
   __device__ Distances from(const A* origin) const {
     Distances to = {};
     for (int v = 0; v < kLanes && count > 0; ++v) {
-      const A offset = shift[v] - origin[v], more = static_cast<A>(count) * offset;
-      to.sums[0][v] = sum[v] + more;
-      to.sums[1][v] = square[v] + offset * (2 * sum[v] + more);
+      const OffsetSums<A> own = {static_cast<A>(count), sum[v], square[v]};
+      const OffsetSums<A> moved = own.moved(shift[v] - origin[v]);
+      to.sums[0][v] = moved.sum;
+      to.sums[1][v] = moved.square;
     }
     return to;
   }
@@ -104,21 +122,9 @@ constexpr int kMergeThreads = 1024;
 constexpr int kMergeChannels = 8;
 constexpr int kMergeSlices = kMergeThreads / kMergeChannels;
 
-// Of values' distances from an origin, and their squares. To add them up takes no division.
-struct OffsetSums {
-  double count, sum, square;
-
-  __device__ void add(const OffsetSums& other) {
-    count += other.count;
-    sum += other.sum;
-    square += other.square;
-  }
-};
-
 template <typename A>
 struct MergeParams {
   PartialMoments<A> from;
-  int64_t partitions, channels;
   A* mean;  // [C]
   A* var;   // [C]
 };
@@ -128,22 +134,22 @@ struct MergeParams {
 template <typename A>
 __global__ void __launch_bounds__(kMergeThreads) merge_moments_kernel(MergeParams<A> params) {
   using Partial = PartialMoments<A>;
-  __shared__ OffsetSums shared[kMergeThreads];
+  __shared__ OffsetSums<double> shared[kMergeThreads];
   const int lane = static_cast<int>(threadIdx.x) % kMergeChannels;
   const int slice = static_cast<int>(threadIdx.x) / kMergeChannels;
   const int64_t channel = static_cast<int64_t>(blockIdx.x) * kMergeChannels + lane;
-  const bool works = channel < params.channels;
   const PartialSums<A>& from = params.from.sums;
+  const bool works = channel < from.channels;
   const auto read = [&](int64_t p, typename Partial::Value value) {
     return static_cast<double>(from.at(p, value)[channel]);
   };
-  const double origin = works && params.partitions > 0 ? read(0, Partial::kOrigin) : 0;
-  OffsetSums total = {};
+  const double origin = works && from.partitions > 0 ? read(0, Partial::kOrigin) : 0;
+  OffsetSums<double> total = {};
 #pragma unroll 4
-  for (int64_t p = slice; works && p < params.partitions; p += kMergeSlices) {
-    const double count = params.from.count[p], offset = read(p, Partial::kOrigin) - origin;
-    const double sum = read(p, Partial::kSum), more = count * offset;
-    total.add({count, sum + more, read(p, Partial::kSquare) + offset * (2 * sum + more)});
+  for (int64_t p = slice; works && p < from.partitions; p += kMergeSlices) {
+    const OffsetSums<double> own = {params.from.count[p], read(p, Partial::kSum),
+                                    read(p, Partial::kSquare)};
+    total.add(own.moved(read(p, Partial::kOrigin) - origin));
   }
   shared[threadIdx.x] = total;
   for (int step = kMergeSlices / 2; step > 0; step /= 2) {
@@ -162,8 +168,8 @@ __global__ void __launch_bounds__(kMergeThreads) merge_moments_kernel(MergeParam
 template <typename A, typename Args>
 cudaError_t merge_partials(const Args& args, int64_t partitions, int64_t channels,
                            cudaStream_t stream) {
-  const MergeParams<A> merge = {PartialMoments<A>(args.workspace, partitions, channels), partitions,
-                                channels, static_cast<A*>(args.mean), static_cast<A*>(args.var)};
+  const MergeParams<A> merge = {PartialMoments<A>(args.workspace, partitions, channels),
+                                static_cast<A*>(args.mean), static_cast<A*>(args.var)};
   return launch(&merge_moments_kernel<A>, ceil_div(channels, kMergeChannels), kMergeThreads, stream,
                 merge);
 }

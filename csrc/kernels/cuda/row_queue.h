@@ -10,20 +10,19 @@
 
 namespace mobilenet_ext::cuda {
 
-// The place that comes `steps` after another, of kPlaces in a circle.
-template <int kPlaces>
-inline __device__ unsigned int place_after(unsigned int place, unsigned int steps) {
-  const unsigned int after = place + steps;
-  return after < kPlaces ? after : after - kPlaces;
-}
-
-// Places for kRows rows of kCount neighbouring columns, in the vectors that hold them. The columns
-// begin kFirst after one where a vector begins.
-template <typename V, int kFirst, int kCount, int kRows>
+// Places for kPlaces rows of kCount neighbouring columns, in the vectors that hold them. The
+// columns begin kFirst after one where a vector begins.
+template <typename V, int kFirst, int kCount, int kPlaces>
 class RowQueue {
  public:
   using T = typename V::T;
   using A = Accumulator<T>;
+
+  // The place that comes `steps` after another: they are in a circle.
+  static __device__ unsigned int place_after(unsigned int place, unsigned int steps) {
+    const unsigned int after = place + steps;
+    return after < kPlaces ? after : after - kPlaces;
+  }
 
   // Begins to copy a row to a place, as part of the group that is open. `from`: its first
   // column, `pixel` elements before the next. has(i): whether column i, and with it its vector, is
@@ -53,7 +52,7 @@ class RowQueue {
   static constexpr int kVectors = (kFirst + kCount - 1) / V::kPack - kBegin + 1;
   static_assert(kFirst + kCount > 0);
 
-  Vector<V> at_[kRows][kVectors][kThreads];
+  Vector<V> at_[kPlaces][kVectors][kThreads];
 };
 
 }  // namespace mobilenet_ext::cuda
