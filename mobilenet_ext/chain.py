@@ -5,15 +5,17 @@
 Each convolution normalises on load and counts statistics on store, so that raw outputs are the only
 maps written and saved; on CUDA cuBLAS multiplies, between passes of ours that do both. A call from
 Python, or a node of autograd's graph, costs as much as a block's arithmetic does at 32 x 32 pixels
-or on a GPU, so there is one for all of them, or where maps are large for all of a size. Where that
-cannot be, the blocks run one by one, step by step (block.py).
+or on a GPU, so there is one for all of them, or where maps are large for all of a size. On a CPU it
+begins with the image: the stem is a convolution of ours too. Where that cannot be, the blocks run
+one by one, step by step (block.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from math import prod
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from .dispatch import needs_grad
 from .double_backward import is_recorded, recorded_chain
 from .geometry import Conv
 from .pointwise import RawMap
+from .stem import ImageConv
 
 _ops = torch.ops.mobilenet_ext
 DEVICES_WITH_OP = {"cpu", "cuda"}
@@ -90,18 +93,19 @@ def make_run(links: Sequence[Link], statistics: bool) -> Run:
     return Run(tuple(links), plan, tuple(tensors))
 
 
-def run_chain(input: RawMap, run: Run) -> tuple[RawMap, list[Moments]]:
+def run_chain(input: RawMap | ImageConv, run: Run) -> tuple[RawMap, list[Moments]]:
     """Run blocks, through autograd where gradients are wanted.
 
     Returns the last one's output, with its statistics if asked for, and each block's Moments.
     """
-    if not is_one_op(input.tensor, run.links):
-        return _run_one_by_one(input, run)
+    if not is_one_op(input[0], run.links):
+        first = RawMap(input.convolve()) if isinstance(input, ImageConv) else input
+        return _run_one_by_one(first, run)
     moments: list[Moments] = []
-    for part in _parts(input.tensor, run):
+    for part in _parts(input, run):
         input, found = _run_op(input, part)
         moments += found
-    return input, moments
+    return cast(RawMap, input), moments
 
 
 def blocks_of_a_size(links: Sequence[Link]) -> list[tuple[int, int]]:
@@ -110,13 +114,13 @@ def blocks_of_a_size(links: Sequence[Link]) -> list[tuple[int, int]]:
     return list(pairwise([*starts, len(links)]))
 
 
-def _parts(input: Tensor, run: Run) -> list[Run]:
+def _parts(input: RawMap | ImageConv, run: Run) -> list[Run]:
     """Split a run of large maps where they become smaller.
 
     A node of autograd's graph keeps its maps until its backward is through. At the end of it, where
     gradients are largest, one node would hold all maps of the network beside them.
     """
-    if input.numel() < SPLIT_FROM:
+    if prod(input.shape) < SPLIT_FROM:
         return [run]
     links = run.links
     parts = []
@@ -126,13 +130,24 @@ def _parts(input: Tensor, run: Run) -> list[Run]:
     return parts
 
 
-def _run_op(input: RawMap, run: Run) -> tuple[RawMap, list[Moments]]:
-    if needs_grad(input.tensor, *run.tensors):
+def _run_op(input: RawMap | ImageConv, run: Run) -> tuple[RawMap, list[Moments]]:
+    has_stem = isinstance(input, ImageConv)
+    first, stem, stem_conv = (RawMap(input[0]), *input[1:]) if has_stem else (input, None, None)
+    if needs_grad(input[0], stem, *run.tensors):
         moments: list[Moments] = []
-        outputs = SeparableConvs.apply(*input, run.plan, moments, *run.tensors)
+        outputs = SeparableConvs.apply(*first, stem, stem_conv, run.plan, moments, *run.tensors)
         return RawMap(*outputs), moments
-    output, _, moments = chain_forward(input, run.tensors, run.plan)
+    output, _, moments = chain_forward(_convolved(input, run.tensors), run.tensors, run.plan)
     return output, moments
+
+
+def _convolved(input: RawMap | ImageConv, tensors: Sequence[Tensor | None]) -> RawMap:
+    """Convolve an image, and count statistics if the first BatchNorm wants the batch's."""
+    if isinstance(input, RawMap):
+        return input
+    counts = tensors[4] is None
+    output, *moments = _ops.image_conv(input.image, input.weight, counts, *input.conv[:5])
+    return RawMap(output, *(moments if counts else ()))
 
 
 def is_one_op(input: Tensor, links: Sequence[Link]) -> bool:
@@ -213,44 +228,56 @@ class SeparableConvs(Function):
         input: Tensor,
         mean: Tensor | None,
         var: Tensor | None,
+        stem: Tensor | None,
+        stem_conv: Conv | None,
         plan: Plan,
         moments: list[Moments],
         *tensors: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        """Run the blocks; `tensors` are their ten each, `moments` is filled."""
-        output, saved, moments[:] = chain_forward(RawMap(input, mean, var), tensors, plan)
-        ctx.plan = plan
+        """Run the blocks; `tensors` are their ten each, `moments` is filled.
+
+        With a stem, a weight [F, C, K, K], the input is the image that it convolves.
+        """
+        image, first = None, RawMap(input, mean, var)
+        if stem is not None and stem_conv is not None:
+            image, first = input, _convolved(ImageConv(input, stem, stem_conv), tensors)
+        output, saved, moments[:] = chain_forward(first, tensors, plan)
+        ctx.plan, ctx.stem_conv = plan, stem_conv
         # Autograd need not watch them: running means are among the tensors, and the input's mean is
         # saved beside them; nobody else writes the others.
         ctx.vectors = saved.vectors
-        ctx.save_for_backward(*saved.maps, *tensors, mean)
+        ctx.save_for_backward(*saved.maps, *tensors, first.mean, image, stem)
         mark_statistics(ctx, output.mean, output.var)
         return tuple(output)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        """Gradients for (input, mean, var, plan, moments, the tensors of all blocks)."""
-        need_input, _, _, _, _, *needs = ctx.needs_input_grad
+        """Gradients for (input, mean, var, stem and conv, plan, moments, all blocks' tensors)."""
+        need_input, _, _, need_stem, _, _, _, *needs = ctx.needs_input_grad
         if grad_output is None:
-            return (None,) * (5 + len(needs))
+            return (None,) * (7 + len(needs))
         plan: Plan = ctx.plan
         if is_recorded():
             return recorded_chain(ctx, grad_output)
-        saved, maps = ctx.saved_tensors, 2 * len(plan.convs)
-        given, needed = tensor_columns(saved[maps:-1]), tensor_columns(needs)
+        *saved, _, image, stem = ctx.saved_tensors
+        maps = 2 * len(plan.convs)
+        given, needed = tensor_columns(saved[maps:]), tensor_columns(needs)
         flags = interleave(
             *([x is None for x in given.input_bn.mean], [x is None for x in given.bn.mean]),
             *(needed.depthwise_weight, needed.pointwise_weight),
             *(map(any, zip(*bn[:2], strict=True)) for bn in (needed.input_bn, needed.bn)),
         )
-        grad_input, *gradients = _ops.separable_convs_backward(
+        first, *gradients = _ops.separable_convs_backward(
             grad_output,
             saved[:maps],
             interleave(given.depthwise_weight, given.pointwise_weight),
             ctx.vectors,
             plan.options,
             flags,
-            need_input,
+            need_input or need_stem,
+            image,
+            stem,
+            (ctx.stem_conv or ())[:5],
         )
         results: list[Tensor | None] = []
         for x in block_gradients(gradients):
@@ -258,4 +285,5 @@ class SeparableConvs(Function):
             results += (x.input_bn_weight, x.input_bn_bias, None, None)
             results += (x.bn_weight, x.bn_bias, None, None)
         kept = (x if need else None for x, need in zip(results, needs, strict=True))
-        return grad_input if need_input else None, None, None, None, None, *kept
+        grad_input = first if need_input else None
+        return grad_input, None, None, first if need_stem else None, None, None, None, *kept

@@ -76,7 +76,10 @@ def recorded_chain(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     """Gradients of chain.SeparableConvs."""
     plan = ctx.plan
 
-    def stock(x: Tensor, *tensors: Tensor | None) -> Tensor:
+    def stock(x: Tensor, stem: Tensor | None, *tensors: Tensor | None) -> Tensor:
+        if stem is not None:
+            conv = ctx.stem_conv
+            x = F.conv2d(F.pad(x, conv.padding), stem, stride=conv.stride)
         steps = zip(block_tensors(tensors), plan.convs, plan.input_bns, plan.bns, strict=True)
         for block, conv, input_options, options in steps:
             input_bn = input_options.batch_norm(block.input_bn).arguments
@@ -85,11 +88,12 @@ def recorded_chain(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
             x = F.conv2d(reference.bn_relu(raw, **bn), block.pointwise_weight)
         return x
 
-    need_input, _, _, _, _, *needs = ctx.needs_input_grad
-    tensors = ctx.saved_tensors[2 * len(plan.convs) : -1]
-    inputs = (ctx.saved_tensors[0], *tensors)
-    first, *gradients = _gradients(stock, inputs, (need_input, *needs), grad_output)
-    return first, None, None, None, None, *gradients
+    need_input, _, _, need_stem, _, _, _, *needs = ctx.needs_input_grad
+    *saved, _, image, stem = ctx.saved_tensors
+    inputs = (saved[0] if image is None else image, stem, *saved[2 * len(plan.convs) :])
+    needs = (need_input, need_stem, *needs)
+    first, of_stem, *gradients = _gradients(stock, inputs, needs, grad_output)
+    return first, None, None, of_stem, None, None, None, *gradients
 
 
 def recorded_depthwise(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:

@@ -42,15 +42,10 @@ def depthwise_conv(
     output_shift: Tensor | None,
     output_activation: int,
     statistics: bool,
-    stride: int,
-    pad_left: int,
-    pad_right: int,
-    pad_top: int,
-    pad_bottom: int,
-    dilation: int,
+    *geometry: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, channels, *size = input.shape
-    conv = Conv(stride, pad_left, pad_right, pad_top, pad_bottom, dilation)
+    conv = Conv(*geometry)
     count = channels if statistics else 0
     return (
         _map(input, (batch, channels, *conv.output_size(size, weight.shape[2]))),
@@ -75,15 +70,9 @@ def depthwise_conv_backward(
     input_shift: Tensor | None,
     input_mean: Tensor | None,
     input_activation: int,
-    stride: int,
-    pad_left: int,
-    pad_right: int,
-    pad_top: int,
-    pad_bottom: int,
-    dilation: int,
-    need_grad_input: bool,
-    need_grad_weight: bool,
+    *geometry_and_needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *_, need_grad_input, need_grad_weight = geometry_and_needs
     count = 0 if input_mean is None else input.shape[1]
     return (
         _map(input, input.shape) if need_grad_input else input.new_empty(0),
@@ -179,9 +168,13 @@ def separable_convs_backward(
     options: Sequence[int],
     flags: Sequence[int],
     need_input: bool,
+    image: Tensor | None = None,
+    stem: Tensor | None = None,
+    stem_options: Sequence[int] = (),
 ) -> list[Tensor]:
     input, need_dx = maps[0], need_input
-    results = [_map(input, input.shape) if need_input else input.new_empty(0)]
+    first = _map(input, input.shape) if stem is None else stem.new_empty(stem.shape)
+    results = [first if need_input else input.new_empty(0)]
     inputs, pairs = maps[::2], zip(weights[::2], weights[1::2], strict=True)
     for input, both, block in zip(inputs, pairs, block_flags(flags), strict=True):
         need_norms = need_dx or block.need_input_bn
@@ -202,17 +195,44 @@ def batch_norm_statistics(input: Tensor) -> tuple[Tensor, Tensor]:
     return _vector(input, input.shape[1]), _vector(input, input.shape[1])
 
 
+@register_fake("mobilenet_ext::image_conv")
+def image_conv(
+    input: Tensor,
+    weight: Tensor,
+    statistics: bool,
+    *geometry: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    conv = Conv(*geometry, dilation=1)
+    filters, _, kernel, _ = weight.shape
+    count = filters if statistics else 0
+    return (
+        _map(input, (input.shape[0], filters, *conv.output_size(input.shape[2:], kernel))),
+        _vector(input, count),
+        _vector(input, count),
+    )
+
+
+@register_fake("mobilenet_ext::image_conv_backward")
+def image_conv_backward(
+    grad_output: Tensor,
+    output: Tensor | None,
+    grad_scale: Tensor | None,
+    raw_scale: Tensor | None,
+    raw_shift: Tensor | None,
+    input: Tensor,
+    weight: Tensor,
+    *geometry: int,
+) -> Tensor:
+    return weight.new_empty(weight.shape)
+
+
 @register_fake("mobilenet_ext::image_patches")
 def image_patches(
     input: Tensor,
     kernel: int,
-    stride: int,
-    pad_left: int,
-    pad_right: int,
-    pad_top: int,
-    pad_bottom: int,
+    *geometry: int,
 ) -> Tensor:
-    conv = Conv(stride, pad_left, pad_right, pad_top, pad_bottom, 1)
+    conv = Conv(*geometry, dilation=1)
     height, width = conv.output_size(input.shape[2:], kernel)
     columns = patch_columns(kernel, input.shape[1])
     return input.new_empty((input.shape[0] * height * width, columns))

@@ -71,10 +71,35 @@ def separable_convs_flop(*args: Any, out_val: Sequence[Tensor], **kwargs: object
 
 @register_flop_formula(torch.ops.mobilenet_ext.separable_convs_backward, get_raw=True)
 def separable_convs_backward_flop(*args: Any, out_val: object = None, **kwargs: object) -> int:
-    """Count each convolution twice: a block in the middle of a network needs all gradients."""
+    """Count each convolution twice: a block in the middle of a network needs all gradients.
+
+    A stem, whose image gets none, once.
+    """
     _, maps, weights, *_ = args
     pairs = zip(maps[1::2], weights[::2], weights[1::2], strict=True)
-    return sum(4 * raw.numel() * _taps(depthwise, weight) for raw, depthwise, weight in pairs)
+    flops = sum(4 * raw.numel() * _taps(depthwise, weight) for raw, depthwise, weight in pairs)
+    stem = args[8] if len(args) > 8 else None
+    return flops if stem is None else flops + 2 * maps[0].numel() * prod(stem.shape[1:])
+
+
+@register_flop_formula(torch.ops.mobilenet_ext.image_conv)
+def image_conv_flop(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *args: object,
+    out_shape: tuple[Sequence[int], ...],
+    **kwargs: object,
+) -> int:
+    """Two an element of a filter and output value."""
+    return 2 * prod(out_shape[0]) * prod(weight_shape[1:])
+
+
+@register_flop_formula(torch.ops.mobilenet_ext.image_conv_backward)
+def image_conv_backward_flop(
+    grad_output_shape: Sequence[int], *args: object, out_shape: Sequence[int], **kwargs: object
+) -> int:
+    """Count the forward once."""
+    return 2 * prod(grad_output_shape) * prod(out_shape[1:])
 
 
 def _taps(depthwise_weight: Tensor, weight: Tensor) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from . import _C, dispatch, functional, layers, nn, stem
+from . import _C, dispatch, layers, nn, stem
 from .batch_norm import update_running
 from .chain import run_chain
 from .frozen_cache import FrozenCache
@@ -68,9 +68,9 @@ class FusedMobileNet(MobileNet):
 
     def _run(self, chain: TrainingChain, input: Tensor) -> Tensor:
         """Run stem and blocks; only raw convolution outputs pass from one to the next."""
-        output = stem.convolve(chain.layers[0], input)
-        run, norms, _ = chain.start_batch(output)
-        raw, moments = run_chain(functional.RawMap(output), run)
+        first = stem.start(chain.layers[0], input)
+        run, norms, _ = chain.start_batch(first.shape[2:], input.device)
+        raw, moments = run_chain(first, run)
         update_running(norms, (statistics for both in moments for statistics in both))
         return nn.normalise(raw, norms[-1])
 

@@ -9,6 +9,7 @@ forward and again in the backward, and never saved.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,11 @@ class RawMap(NamedTuple):
     tensor: Tensor
     mean: Tensor | None = None
     var: Tensor | None = None
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Of the map."""
+        return self.tensor.shape
 
     @property
     def statistics(self) -> tuple[Tensor, Tensor] | None:

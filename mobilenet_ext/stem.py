@@ -1,13 +1,15 @@
-"""The stem's convolution where a product of patches is faster than the library's convolution.
+"""The stem's convolution, a product of patches where that is faster than torch's convolution.
 
-Three channels are too few for the tensor cores of a convolution: on an H200 what cuDNN ran for the
-stem took some 0.9 ms of a training step of 256 images, and a copy that pads came before. Patches,
-27 values a pixel and 5 zeros, are written twice, forward and backward, and never saved.
+On a CPU an op of ours makes patches tile by tile, in the cache, and counts the statistics of what
+it stores. On CUDA patches are written and cuBLAS multiplies: three channels are too few for the
+tensor cores of a convolution, and on an H200 what cuDNN ran for the stem took some 0.9 ms of a
+training step of 256 images, a copy that pads before it left out. Patches, 27 values a pixel and 5
+zeros, are written twice there, forward and backward, and never saved.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,31 +20,37 @@ from torch.nn.grad import conv2d_weight
 from . import dispatch
 from .geometry import Conv, Padding, patch_columns
 from .layers import ConvBNReLU
+from .pointwise import RawMap
 
+_ops = torch.ops.mobilenet_ext
+DEVICES_WITH_OP = {"cpu"}
 DEVICES_WITH_PATCHES = {"cuda"}
 MOST_COLUMNS = 64  # with more, patches are too large, and channels enough for a convolution
 
 
-def takes_patches(image: Tensor, stem: ConvBNReLU) -> bool:
+def has_patches(device: torch.device, kernel_size: int, channels: int) -> bool:
+    """Tell whether a library multiplies patches here: on the device, for so few channels."""
+    return device.type in DEVICES_WITH_PATCHES and _is_narrow(device, kernel_size, channels)
+
+
+def _is_narrow(device: torch.device, kernel_size: int, channels: int) -> bool:
+    return patch_columns(kernel_size, channels) <= MOST_COLUMNS and dispatch.device_has_kernels(
+        device
+    )
+
+
+def _takes_product(image: Tensor, stem: ConvBNReLU) -> bool:
     """Tell whether the stem's convolution of an image [N, C, H, W] is a product of patches here.
 
     It gives no gradient to the image, and torch.compile follows torch's convolution only.
     """
     conv = stem.conv
     return (
-        has_patches(image.device, conv.kernel_size[0], image.shape[1])
+        image.device.type in DEVICES_WITH_OP | DEVICES_WITH_PATCHES
+        and _is_narrow(image.device, conv.kernel_size[0], image.shape[1])
         and not image.requires_grad
         and _is_as_built(conv, stem.padding)
         and not torch.compiler.is_compiling()
-    )
-
-
-def has_patches(device: torch.device, kernel_size: int, channels: int) -> bool:
-    """Tell whether products of patches are the faster way: on the device, for so few channels."""
-    return (
-        device.type in DEVICES_WITH_PATCHES
-        and patch_columns(kernel_size, channels) <= MOST_COLUMNS
-        and dispatch.device_has_kernels(device)
     )
 
 
@@ -57,14 +65,38 @@ def _is_as_built(conv: nn.Conv2d, padding: Padding) -> bool:
     )
 
 
-def convolve(stem: ConvBNReLU, image: Tensor) -> Tensor:
-    """Return the raw output [N, F, H', W'] of the stem, channels_last."""
-    if not takes_patches(image, stem):
-        return stem.conv(stem.pad(image)).contiguous(memory_format=torch.channels_last)
+class ImageConv(NamedTuple):
+    """A convolution still to be done: an op of the blocks does it on its way."""
+
+    image: Tensor
+    weight: Tensor
+    conv: Conv
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the output, [N, F, H', W']."""
+        size = self.conv.output_size(self.image.shape[2:], self.weight.shape[2])
+        return (self.image.shape[0], self.weight.shape[0], *size)
+
+    def convolve(self) -> Tensor:
+        """Return the output [N, F, H', W'], channels_last, by torch's convolution."""
+        padded = F.pad(self.image, self.conv.padding)
+        return _channels_last(F.conv2d(padded, self.weight, stride=self.conv.stride))
+
+
+def start(stem: ConvBNReLU, image: Tensor) -> RawMap | ImageConv:
+    """Return the raw output [N, F, H', W'] of the stem, channels_last, or what will give it."""
+    if not _takes_product(image, stem):
+        return RawMap(_channels_last(stem.conv(stem.pad(image))))
     geometry = stem.geometry(image.shape[2:])
     image, weight = dispatch.autocast(image), dispatch.autocast(stem.conv.weight)
-    output: Tensor = PatchProduct.apply(image, weight, geometry)
-    return output
+    if image.device.type in DEVICES_WITH_PATCHES:
+        return RawMap(PatchProduct.apply(image, weight, geometry))
+    return ImageConv(image, weight, geometry)
+
+
+def _channels_last(map: Tensor) -> Tensor:
+    return map.contiguous(memory_format=torch.channels_last)
 
 
 def weight_matrix(weight: Tensor) -> Tensor:
@@ -83,7 +115,7 @@ def multiply(image: Tensor, matrix: Tensor, kernel_size: int, geometry: Conv) ->
 
 
 def _patches(image: Tensor, kernel_size: int, geometry: Conv) -> Tensor:
-    patches: Tensor = torch.ops.mobilenet_ext.image_patches(image, kernel_size, *geometry[:5])
+    patches: Tensor = _ops.image_patches(image, kernel_size, *geometry[:5])
     return patches
 
 

@@ -76,10 +76,9 @@ class TrainingChain:
             self._look = look if look.may_last else None
         return look.may_run
 
-    def start_batch(self, raw: Tensor) -> Prepared:
-        """Count a batch, whose raw stem output is given, and return what the blocks take."""
-        size = raw.shape[2:]
-        if torch.compiler.is_compiling() or dispatch.is_autocast_enabled(raw.device):
+    def start_batch(self, size: Sequence[int], device: torch.device) -> Prepared:
+        """Count a batch and return what the blocks take; the stem's output has that size."""
+        if torch.compiler.is_compiling() or dispatch.is_autocast_enabled(device):
             return self._prepare(size, autocast=True)
         look = self._look
         if look is not None and look.prepared is not None:

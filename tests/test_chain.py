@@ -91,9 +91,9 @@ def choose(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_of_large_maps_is_split_where_they_shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(make_network((True,) * 6).links(), statistics=False)
     x = make_tensor((3, 9, 9, 7))
-    assert chain._parts(x, run) == [run]
+    assert chain._parts(RawMap(x), run) == [run]
     choose("split", monkeypatch)
-    parts = chain._parts(x, run)
+    parts = chain._parts(RawMap(x), run)
     assert [link for part in parts for link in part.links] == list(run.links)
     assert [[link.conv.stride for link in part.links] for part in parts] == [[1], [2], [2]]
     assert [part.plan.statistics for part in parts] == [True, True, False]
@@ -270,6 +270,8 @@ def test_running_mean_without_variance_is_an_error() -> None:
         ("options", [1], "options must have 16 entries, got 1"),
         ("flags", [1], "flags must have 12 entries, got 1"),
         ("maps", [torch.zeros(9)] * 4, r"maps must be \[N, C, H, W\], got \[9\]"),
+        ("image", torch.zeros(2, 3, 9, 11), "image and stem must be given together"),
+        ("stem", torch.zeros(9, 3, 3, 3), "image and stem must be given together"),
     ],
     ids=str,
 )

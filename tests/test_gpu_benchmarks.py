@@ -201,7 +201,8 @@ def test_what_the_sanitizer_watches_runs(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "264 calls of 9 ops on cpu\n"
     registered = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
     ours = {name.split("::")[1] for name in registered if name.startswith("mobilenet_ext::")}
-    cpu_only = {"mobilenet", "pointwise_conv", "pointwise_conv_backward"}
+    convs = {f"{kind}_conv{way}" for kind in ("pointwise", "image") for way in ("", "_backward")}
+    cpu_only = convs | {"mobilenet"}
     of_others = {"separable_convs", "separable_convs_backward"}  # and products of the library
     assert {case.op for case in gpu_small.CASES.values()} == ours - cpu_only - of_others
 

@@ -29,6 +29,8 @@ OP_NAMES = (
     "pointwise_conv_backward",
     "separable_convs",
     "separable_convs_backward",
+    "image_conv",
+    "image_conv_backward",
     "image_patches",
     "batch_norm_statistics",
     "scale_shift_act",
@@ -79,6 +81,18 @@ def vector_arguments(name: str, channels: int, dtype: torch.dtype) -> dict[str, 
     }[name]  # fmt: skip
 
 
+def image_arguments(name: str, case: ConvCase, dtype: torch.dtype) -> dict[str, Any]:
+    """Keyword arguments of image_conv or its backward."""
+    case = replace(case, dilation=1, out_channels=case.channels + 5)
+    pads = {"stride": case.stride, **dict(zip(PADS, case.padding, strict=True))}
+    arguments = make_backward_sample(case, dtype).arguments
+    names = ("input", "weight")
+    if name == "image_conv_backward":
+        names += ("grad_output", "output", "grad_scale", "raw_scale", "raw_shift")
+        return {key: arguments[key] for key in names} | pads
+    return {key: arguments[key] for key in names} | pads | {"statistics": True}
+
+
 def arguments_of(name: str, case: ConvCase, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """Keyword arguments of any of the ops, everything asked for."""
     if name.startswith("pointwise_conv"):
@@ -96,7 +110,8 @@ def arguments_of(name: str, case: ConvCase, dtype: torch.dtype = torch.float32) 
         return blocks_backward_arguments(case, dtype)
     if name in VECTOR_OPS:
         return vector_arguments(name, case.channels, vector_dtype(dtype))
-    return element_wise_arguments(name, case, dtype)
+    is_image = name.startswith("image_conv")
+    return (image_arguments if is_image else element_wise_arguments)(name, case, dtype)
 
 
 over_ops = pytest.mark.parametrize("name", OP_NAMES)
@@ -152,6 +167,35 @@ def test_opcheck_of_blocks_that_are_asked_for_little(wanted: int, dtype: torch.d
             case, dtype, of_batch=of_batch, needs=needs[:4], need_input=needs[4]
         )
         opcheck(ops.separable_convs_backward.default, (), arguments)
+
+
+def test_opcheck_of_blocks_behind_a_stem() -> None:
+    case = case_named("channels_9")
+    for need_input in (True, False):
+        arguments = blocks_backward_arguments(case, need_input=need_input) | stem_arguments(case)
+        opcheck(ops.separable_convs_backward.default, (), arguments)
+
+
+def stem_arguments(case: ConvCase, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """What separable_convs_backward takes of a stem of stride 2 before blocks of a case."""
+    image = make_tensor((case.batch, 3, 2 * case.height, 2 * case.width - 1), dtype=dtype)
+    stem = torch.randn(case.channels, 3, 3, 3, dtype=dtype)
+    return {"image": image, "stem": stem, "stem_options": [2, 0, 2, 1, 0]}
+
+
+def test_the_gradient_of_a_stem() -> None:
+    """With an image the first result is that of its convolution's weight."""
+    case = replace(case_named("stride_2_keras_odd_map"), activation="relu6")
+    for of_batch in (False, True):
+        arguments = blocks_backward_arguments(case, torch.float64, of_batch=of_batch)
+        arguments |= stem_arguments(case, torch.float64)
+        actual = ops.separable_convs_backward(**arguments)
+        expected = reference_ops.separable_convs_backward(**arguments)
+        assert actual[0].shape == arguments["stem"].shape
+        torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
+        first, *others = ops.separable_convs_backward(**arguments | {"need_input": False})
+        assert first.shape == (0,)
+        torch.testing.assert_close(others, expected[1:], rtol=1e-11, atol=1e-11)
 
 
 def test_opcheck_of_vectors_without_optional_arguments() -> None:
@@ -227,7 +271,8 @@ def test_reference_computes_the_same(name: str) -> None:
     case = replace(case_named("stride_2_odd_map"), activation="relu6")
     arguments = arguments_of(name, case, torch.float64)
     schema = getattr(ops, name).default._schema
-    actual = getattr(reference_ops, name)(*(arguments[x.name] for x in schema.arguments))
+    given = (arguments[x.name] for x in schema.arguments if x.name in arguments)
+    actual = getattr(reference_ops, name)(*given)
     expected = getattr(ops, name)(**arguments)
     assert type(actual) is type(expected)
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)

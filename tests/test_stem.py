@@ -1,4 +1,7 @@
-"""The stem as a product of patches: values against float64, gradients against stock PyTorch."""
+"""The stem as a product of patches: before the blocks of a run, and by itself as on a GPU.
+
+Values against float64, gradients against stock PyTorch.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -6,61 +9,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import ConvCase, case_named, make_tensor, over_cases, over_dtypes
-from implementations import Ops, on_gpu
+from cases import case_named, make_tensor
+from implementations import on_gpu
 from models import images, make_pair, named_gradients
+from oracle import assert_values
+from test_chain import choose, make_network, over_modes, over_ways
+from test_functional import check_gradients
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from mobilenet_ext import FusedMobileNet, MobileNet, stem
-from mobilenet_ext.geometry import Conv, patch_columns
+from mobilenet_ext.chain import make_run, run_chain
+from mobilenet_ext.geometry import Conv
+from mobilenet_ext.stem import ImageConv
 
-NAMES = (
-    "stride_2_keras_odd_map", "kernel_2_even", "kernel_5_stride_2", "padding_wider_than_kernel",
-    "smaller_than_kernel", "stride_wider_than_kernel", "sliced", "contiguous", "one_row",
-)  # fmt: skip
-
-
-def call(ops: Ops, case: ConvCase, x: Tensor) -> Tensor:
-    patches: Tensor = ops.image_patches(x, case.kernel, case.stride, *case.padding)
-    return patches
-
-
-@over_dtypes
-@over_cases(NAMES)
-@pytest.mark.parametrize("channels", [1, 3, 8])
-def test_patches_are_what_a_convolution_reads(
-    ops: Ops, case: ConvCase, channels: int, dtype: torch.dtype
-) -> None:
-    case = replace(case, channels=channels, dilation=1)
-    x = make_tensor(case.shape, case.layout, dtype)
-    left, right, top, bottom = case.padding
-    padded = F.pad(x.double(), (left, right, top, bottom))
-    columns = F.unfold(padded, case.kernel, stride=case.stride)  # [N, C * taps, pixels]
-    taps = columns.unflatten(1, (channels, -1)).permute(0, 3, 2, 1).flatten(2).flatten(0, 1)
-    patches = call(ops, case, x)
-    assert patches.dtype == dtype
-    assert patches.shape == (taps.shape[0], patch_columns(case.kernel, channels))
-    assert torch.equal(patches[:, : taps.shape[1]].double(), taps)
-    assert not patches[:, taps.shape[1] :].any()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"kernel": 0}, r"kernel size must be in \[1, 16777216\], got 0"),
-        ({"stride": 0}, r"stride must be in \[1, 16777216\], got 0"),
-        ({"pad_top": -1}, r"pad_top must be in \[0, 16777216\], got -1"),
-        ({"kernel": 9}, "padded input must be at least as large as the dilated kernel, 9 x 9"),
-        ({"input": torch.zeros(3, 8, 8)}, r"input must be \[N, C, H, W\], got \[3, 8, 8\]"),
-    ],
-    ids=str,
-)
-def test_bad_arguments(changes: dict[str, object], message: str) -> None:
-    arguments = {"input": torch.zeros(1, 3, 8, 8), "kernel": 3, "stride": 2}
-    arguments |= dict.fromkeys(("pad_left", "pad_right", "pad_top", "pad_bottom"), 0)
-    with pytest.raises(RuntimeError, match=f"image_patches: {message}"):
-        torch.ops.mobilenet_ext.image_patches(**(arguments | changes))
+over_stems = pytest.mark.parametrize("devices", [set(), {"cpu"}], ids=["op", "patches"])
 
 
 @pytest.mark.parametrize("name", ["stride_2_keras_odd_map", "kernel_5_stride_2"])
@@ -79,6 +42,111 @@ def test_gradients_of_the_product(name: str) -> None:
     torch.testing.assert_close(actual, expected)
     assert gradcheck(product, (weight,))
     assert gradgradcheck(product, (weight,))
+
+
+CONV = Conv(2, 0, 1, 0, 1, 1)
+
+
+def convolved(image: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(F.pad(image.double(), CONV.padding), weight.double(), stride=2)
+
+
+@over_ways
+@over_modes
+def test_a_stem_before_the_blocks(
+    modes: tuple[bool, ...], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose(way, monkeypatch)
+    network = make_network(modes)
+    image, weight = make_tensor((3, 3, 18, 13)), make_tensor((9, 3, 3, 3))
+    check_gradients(
+        lambda: (
+            run_chain(ImageConv(image, weight, CONV), make_run(network.links(), statistics=False))[
+                0
+            ].tensor
+        ),
+        lambda: network.exact(convolved(image, weight)),
+        [weight, *network.tensors],
+        "channels_last",
+    )
+
+
+@over_modes
+def test_its_moments(modes: tuple[bool, ...]) -> None:
+    network = make_network(modes)
+    image, weight = make_tensor((3, 3, 18, 13)), make_tensor((9, 3, 3, 3))
+    run = make_run(network.links(), statistics=False)
+    moments = run_chain(ImageConv(image, weight, CONV), run)[1][0].input_bn
+    if not modes[0]:
+        assert moments == (None, None)
+        return
+    raw = convolved(image, weight)
+    assert_values(moments.mean, raw.mean((0, 2, 3)), torch.float32, scale=50.0)
+    assert_values(moments.unbiased_var, raw.var((0, 2, 3)), torch.float32, scale=2500.0)
+
+
+@pytest.mark.parametrize("needed", ["stem", "depthwise", "bias"])
+@over_modes
+def test_part_of_the_gradients(modes: tuple[bool, ...], needed: str) -> None:
+    """A frozen stem, or nothing but the stem."""
+    network = make_network(modes)
+    image, weight = make_tensor((3, 3, 18, 13)), make_tensor((9, 3, 3, 3))
+    tensors = [weight, *network.tensors]
+    wanted = {"stem": weight, "depthwise": network.weights[0][0], "bias": network.tensors[3]}
+
+    def output() -> Tensor:
+        run = make_run(network.links(), statistics=False)
+        return run_chain(ImageConv(image, weight, CONV), run)[0].tensor
+
+    for tensor in tensors:
+        tensor.requires_grad_()
+    every = output()
+    grad = torch.randn_like(every)
+    expected = torch.autograd.grad(every, wanted[needed], grad)
+    for tensor in tensors:
+        tensor.requires_grad_(tensor is wanted[needed])
+    actual = torch.autograd.grad(output(), wanted[needed], grad)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["one_op", "split"])
+@pytest.mark.parametrize("modes", [(True,) * 4, (False,) * 4], ids=str)
+def test_by_differences(modes: tuple[bool, ...], way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First and second derivatives."""
+    choose(way, monkeypatch)
+    network = make_network(modes, torch.float64, activation=None)
+    image = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    weight = torch.randn(9, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    depthwise = network.weights[0][0].clone().requires_grad_()
+
+    def call(weight: Tensor, depthwise: Tensor) -> Tensor:
+        first, *rest = network.links()
+        links = [first._replace(depthwise_weight=depthwise), *rest]
+        return run_chain(ImageConv(image, weight, CONV), make_run(links, False))[0].tensor
+
+    assert gradcheck(call, (weight, depthwise), fast_mode=True)
+    assert gradgradcheck(call, (weight, depthwise), fast_mode=True)
+
+
+def test_changes_between_forward_and_backward_are_noticed() -> None:
+    network = make_network((True,) * 6)
+    for changed in ("image", "weight"):
+        image, weight = make_tensor((3, 3, 18, 13)), torch.randn(9, 3, 3, 3, requires_grad=True)
+        run = make_run(network.links(), statistics=False)
+        output = run_chain(ImageConv(image, weight, CONV), run)[0].tensor
+        with torch.no_grad():
+            (image if changed == "image" else weight).zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            output.sum().backward()
+
+
+def test_a_network_trains_without_torchs_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock, fused = make_pair(torch.float64)
+    calls: list[bool] = []
+    monkeypatch.setattr(ImageConv, "convolve", lambda *_: calls.append(True))
+    monkeypatch.setattr(fused.stem.conv, "forward", lambda *_: calls.append(True))
+    check_gradient(fused, stock, images(4, 3, 32, 32, dtype=torch.float64), 1e-9)
+    assert not calls
 
 
 def count_patches(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
@@ -118,8 +186,11 @@ def test_a_network_with_patches(ours: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert ran
 
 
-def test_an_image_that_needs_a_gradient_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stem, "DEVICES_WITH_PATCHES", {"cpu"})
+@over_stems
+def test_an_image_that_needs_a_gradient_gets_one(
+    devices: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stem, "DEVICES_WITH_PATCHES", devices)
     stock, fused = make_pair(torch.float64)
     x = images(4, 3, 32, 32, dtype=torch.float64)
     grads = []
@@ -130,6 +201,7 @@ def test_an_image_that_needs_a_gradient_gets_one(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-6, atol=1e-9)
 
 
+@over_stems
 @pytest.mark.parametrize(
     "options",
     [
@@ -142,10 +214,10 @@ def test_an_image_that_needs_a_gradient_gets_one(monkeypatch: pytest.MonkeyPatch
     ids=str,
 )
 def test_a_replaced_convolution_runs_as_it_is(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], devices: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the layer says of it."""
-    monkeypatch.setattr(stem, "DEVICES_WITH_PATCHES", {"cpu"})
+    monkeypatch.setattr(stem, "DEVICES_WITH_PATCHES", devices)
     stock, fused = make_pair(torch.float64)
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(3, 8, **({"bias": False} | options), dtype=torch.float64)

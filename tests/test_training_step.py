@@ -63,6 +63,8 @@ def test_training_runs_no_stock_normalisation_and_never_waits(
     assert ops.keys() & {f"aten.{name}" for name in WAITS} == set()
     assert ops["mobilenet_ext.separable_convs"] == 1
     assert ops["mobilenet_ext.separable_convs_backward"] == 1
+    assert ops["mobilenet_ext.image_conv"] == (device == "cpu")
+    assert not any("convolution" in op for op in ops)
 
 
 def test_stock_ops_are_noticed() -> None:

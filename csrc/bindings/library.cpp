@@ -4,6 +4,7 @@
 #include "bindings/batch_norm_vectors.h"
 #include "bindings/depthwise_conv.h"
 #include "bindings/device_cpu.h"
+#include "bindings/image_conv.h"
 #include "bindings/image_patches.h"
 #include "bindings/mobilenet.h"
 #include "bindings/pointwise_conv.h"
@@ -39,7 +40,15 @@ STABLE_TORCH_LIBRARY(mobilenet_ext, m) {
       "int[] options, bool statistics) -> Tensor[]");
   m.def(
       "separable_convs_backward(Tensor grad_output, Tensor[] maps, Tensor[] weights, "
-      "Tensor[] vectors, int[] options, int[] flags, bool need_input) -> Tensor[]");
+      "Tensor[] vectors, int[] options, int[] flags, bool need_input, Tensor? image=None, "
+      "Tensor? stem=None, int[] stem_options=[]) -> Tensor[]");
+  m.def(
+      "image_conv(Tensor input, Tensor weight, bool statistics, int stride, int pad_left, "
+      "int pad_right, int pad_top, int pad_bottom) -> (Tensor output, Tensor mean, Tensor var)");
+  m.def(
+      "image_conv_backward(Tensor grad_output, Tensor? output, Tensor? grad_scale, "
+      "Tensor? raw_scale, Tensor? raw_shift, Tensor input, Tensor weight, int stride, "
+      "int pad_left, int pad_right, int pad_top, int pad_bottom) -> Tensor");
   m.def(
       "image_patches(Tensor input, int kernel, int stride, int pad_left, int pad_right, "
       "int pad_top, int pad_bottom) -> Tensor");
@@ -69,6 +78,8 @@ STABLE_TORCH_LIBRARY_IMPL(mobilenet_ext, CPU, m) {
   m.impl("pointwise_conv_backward", TORCH_BOX(&pointwise_conv_backward<Cpu>));
   m.impl("separable_convs", TORCH_BOX(&separable_convs<Cpu>));
   m.impl("separable_convs_backward", TORCH_BOX(&separable_convs_backward<Cpu>));
+  m.impl("image_conv", TORCH_BOX(&image_conv<Cpu>));
+  m.impl("image_conv_backward", TORCH_BOX(&image_conv_backward<Cpu>));
   m.impl("image_patches", TORCH_BOX(&image_patches<Cpu>));
   m.impl("batch_norm_statistics", TORCH_BOX(&batch_norm_statistics<Cpu>));
   m.impl("scale_shift_act", TORCH_BOX(&scale_shift_act<Cpu>));

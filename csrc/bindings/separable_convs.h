@@ -10,6 +10,7 @@
 #include "bindings/batch_norm.h"
 #include "bindings/batch_norm_vectors.h"
 #include "bindings/depthwise_conv.h"
+#include "bindings/image_conv.h"
 #include "bindings/pointwise_product.h"
 
 namespace mobilenet_ext {
@@ -25,6 +26,7 @@ constexpr size_t kBlockOptions = 8;  // BlockOptions
 constexpr size_t kBlockMaps = 2;     // input and raw depthwise output
 constexpr size_t kBlockVectors = 8;  // scale, shift, mean, invstd
 constexpr size_t kBlockFlags = 6;    // BlockFlags
+constexpr size_t kStemOptions = 5;   // stride and paddings
 
 struct BlockOptions {
   int64_t stride, pad_left, pad_right, pad_top, pad_bottom, dilation, input_activation, activation;
@@ -172,18 +174,36 @@ inline Tensors with_empty(const OptionalTensors& gradients, const Tensor& like) 
   return results;
 }
 
-// Gradients of the input, then per block of both weights, and of weight and bias of input_bn and
-// of bn. What is not needed is [0].
+// Of the input, or of the weight `stem` of the convolution that made it of an image.
+template <typename Device>
+Tensor first_gradient(const char* op, const BlockGradient& of_output, const OptionalTensor& image,
+                      const OptionalTensor& stem, const Integers& o) {
+  if (!image) return of_output.of_raw<Device>();
+  check_length(op, "stem_options", o.size(), kStemOptions);
+  if constexpr (Device::kHasPointwise) {
+    return image_conv_backward<Device>(of_output.grad, of_output.output, of_output.scale,
+                                       of_output.raw_scale, of_output.raw_shift, *image, *stem,
+                                       o[0], o[1], o[2], o[3], o[4]);
+  } else {
+    fail(op, "image must be None on this device, got a tensor");
+  }
+}
+
+// Gradients of the input, or with an `image` of the stem's weight, then per block of both weights,
+// and of weight and bias of input_bn and of bn. What is not needed is [0].
 template <typename Device>
 Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
                                  const Tensors& weights, const Tensors& vectors,
-                                 const Integers& options, const Integers& flags, bool need_input) {
+                                 const Integers& options, const Integers& flags, bool need_input,
+                                 const OptionalTensor& image, const OptionalTensor& stem,
+                                 const Integers& stem_options) {
   const char* op = "separable_convs_backward";
   const size_t blocks = check_blocks(op, "maps", maps.size(), kBlockMaps);
   check_length(op, "weights", weights.size(), blocks * 2);
   check_length(op, "vectors", vectors.size(), blocks * kBlockVectors);
   check_length(op, "options", options.size(), blocks * kBlockOptions);
   check_length(op, "flags", flags.size(), blocks * kBlockFlags);
+  check_together(op, "image", "stem", !!image, !!stem);
   const OptionalTensor none;
   size_t first = 0;  // block that needs a gradient
   while (!need_input && first + 1 < blocks && !block_flags(flags, first).needs_any()) ++first;
@@ -226,7 +246,7 @@ Tensors separable_convs_backward(const Tensor& grad_output, const Tensors& maps,
     if (!need_grad) continue;
     of_output = {dx, input, before[0], input_bn.raw_scale, input_bn.raw_shift};
   }
-  if (need_input) results[0] = of_output.template of_raw<Device>();
+  if (need_input) results[0] = first_gradient<Device>(op, of_output, image, stem, stem_options);
   return with_empty(results, grad_output);
 }
 

@@ -1,5 +1,6 @@
 // Arguments of the pointwise (1 x 1) convolution with its normalising prologue and its epilogue: a
-// matrix product over the pixels of an NHWC tensor. Maps are dense and of `dtype`, per-channel
+// matrix product over the pixels of an NHWC tensor. Any other dense convolution is one of patches:
+// its pixels are all values that an output reads. Maps are dense and of `dtype`, per-channel
 // vectors float (double for kFloat64); the caller owns all memory.
 #pragma once
 
@@ -20,9 +21,10 @@ struct PointwiseWeight {
 struct PointwiseConvArgs {
   PointwiseShape shape;
   DType dtype;
-  const void* input;  // [pixels, C]
+  const void* input;  // [pixels, C], or the image [N, H, W, c] of `patches`
+  ConvShape patches;  // what reads them, C = K * K * c values each; no kernel: there are none
   PointwiseWeight weight;
-  ScaleShiftAct prologue;  // on the input
+  ScaleShiftAct prologue;  // on the input, if it is no image
   ScaleShiftAct epilogue;  // on the raw output
   void* output;            // [pixels, C']
   void* mean;              // [C'] of the raw output as stored, or null: no statistics
@@ -37,7 +39,8 @@ struct PointwiseConvBackwardArgs {
   const void* output;       // [pixels, C'] raw, or null when nothing followed the convolution
   ScaleShiftAct epilogue;   // what was applied to `output`; its gradient is taken on load
   GradientMap gradient_map;
-  const void* input;  // [pixels, C]
+  const void* input;  // [pixels, C], or the image of `patches`
+  ConvShape patches;  // as in the forward; the image gets no gradient
   PointwiseWeight weight;
   ScaleShiftAct prologue;
   const void* input_mean;  // [C], or null: no sums

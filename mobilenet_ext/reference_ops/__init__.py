@@ -16,6 +16,8 @@ from .blocks import separable_convs, separable_convs_backward
 from .conv import (
     depthwise_conv,
     depthwise_conv_backward,
+    image_conv,
+    image_conv_backward,
     image_patches,
     pointwise_conv,
     pointwise_conv_backward,
@@ -28,6 +30,8 @@ __all__ = [
     "batch_norm_statistics",
     "depthwise_conv",
     "depthwise_conv_backward",
+    "image_conv",
+    "image_conv_backward",
     "image_patches",
     "mobilenet",
     "pointwise_conv",

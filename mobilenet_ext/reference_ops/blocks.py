@@ -21,6 +21,7 @@ from .batch_norm import batch_norm_affine, batch_norm_gradient_map, scale_shift_
 from .conv import (
     depthwise_conv,
     depthwise_conv_backward,
+    image_conv_backward,
     pointwise_conv,
     pointwise_conv_backward,
 )
@@ -94,8 +95,11 @@ def separable_convs_backward(
     options: Sequence[int],
     flags: Sequence[int],
     need_input: bool,
+    image: Tensor | None = None,
+    stem: Tensor | None = None,
+    stem_options: Sequence[int] = (),
 ) -> list[Tensor]:
-    """Gradients of separable_convs.
+    """Gradients of separable_convs, and of the convolution that made its input, if it is given.
 
     Args:
         grad_output: of the last output.
@@ -105,11 +109,14 @@ def separable_convs_backward(
         options: as of separable_convs.
         flags: six a block: whether the statistics of input_bn and of bn are the batch's; whether
             gradients of the two weights, of input_bn's parameters and of bn's are needed.
-        need_input: whether the gradient of the input is needed.
+        need_input: whether the gradient of the input is needed, or with an image of the stem.
+        image: what image_conv took.
+        stem: the weight that it took.
+        stem_options: its stride and paddings (left, right, top, bottom).
 
     Returns:
-        Gradient of the input, then six a block: of the two weights, of weight and bias of input_bn
-        and of bn. What is not needed is [0].
+        Gradient of the input or of the stem, then six a block: of the two weights, of weight and
+        bias of input_bn and of bn. What is not needed is [0].
     """
     results: list[BlockGradients] = []
     blocks, norms, geometries = block_flags(flags), block_vectors(vectors), block_options(options)
@@ -141,7 +148,9 @@ def separable_convs_backward(
             *conv, need_dx, need_depthwise,
         )  # fmt: skip
         input_bn, terms = _batch_norm_gradients(input, sums, before, input_of_batch, need_dx)
-        if needed[i]:
+        if i == 0 and image is not None and stem is not None:
+            grad = image_conv_backward(dx, input, before.scale, *terms, image, stem, *stem_options)
+        elif needed[i]:
             grad = scale_shift_act_backward(dx, input, None, None, 0, before.scale, *terms)
         results.append(BlockGradients(grad_depthwise, grad_pointwise, *input_bn, *bn))
     first = grad if need_input else grad_output.new_empty(0)

@@ -66,6 +66,31 @@ def pointwise_conv(
     )
 
 
+def image_conv(
+    input: Tensor, weight: Tensor, statistics: bool, stride: int, *padding: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Dense convolution, with statistics."""
+    output = F.conv2d(F.pad(input, padding), weight, stride=stride)
+    return _with_epilogue(output, None, None, 0, statistics)
+
+
+def image_conv_backward(
+    grad_output: Tensor,
+    output: Tensor | None,
+    grad_scale: Tensor | None,
+    raw_scale: Tensor | None,
+    raw_shift: Tensor | None,
+    input: Tensor,
+    weight: Tensor,
+    stride: int,
+    *padding: int,
+) -> Tensor:
+    """Gradient of image_conv's weight."""
+    norm = (None, None, 0, grad_scale, raw_scale, raw_shift)
+    d_raw = _raw_gradient(grad_output, output, *norm)
+    return conv2d_weight(F.pad(input, padding), weight.shape, d_raw, stride)
+
+
 def _with_epilogue(
     output: Tensor, scale: Tensor | None, shift: Tensor | None, activation: int, statistics: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 // what each thread stages.
 #pragma once
 
+#include "kernels/cpu/patches.inl.h"
 #include "kernels/cpu/pointwise_tiles.inl.h"
 #include "kernels/cpu/reduce.inl.h"
 
@@ -160,12 +161,17 @@ struct GradWeightScratch {
   Row<A> grad;
   Panels<A> input;
   StagedPixels staged;  // in `input`
+  PatchRows<A> rows;
+  Row<A> patches;  // before they are panels
   GradInputTile<A> result;
 
   GradWeightScratch(const PointwiseConvBackwardArgs& args, const ProductPartition& p, void* scratch)
       : arena(scratch),
         grad(staged_gradients<A>(p.tile, p.columns, arena)),
         input(p.tile, args.shape.in_channels, arena),
+        rows(args.patches, arena),
+        patches(staged_patches<A>(args.shape.in_channels, has_patches(args.patches) ? p.tile : 0,
+                                  arena)),
         result(p.tile, is_joint(args) ? args.shape.in_channels : 0, arena) {}
 };
 

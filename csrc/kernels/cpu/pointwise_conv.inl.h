@@ -1,8 +1,10 @@
 // Pointwise convolution, forward: act(x * scale + shift) on load, multiply, then store raw with
 // statistics, or act(y * scale + shift). A tile of pixels is normalised into the L2 cache and meets
 // the packed weights there; the statistics are counted while the tile's output is still in a cache.
+// Or the pixels are the patches of an image: then it is any dense convolution.
 #pragma once
 
+#include "kernels/cpu/patches.inl.h"
 #include "kernels/cpu/pointwise_tiles.inl.h"
 #include "kernels/cpu/reduce.inl.h"
 
@@ -38,11 +40,14 @@ struct PointwiseScratch {
   Moments<A> moments;
   Row<A> input, output;  // a tile of each
   StagedPixels staged;   // in `input`
+  PatchRows<A> rows;
 
   PointwiseScratch(const PointwiseConvArgs& args, const ProductPartition& p, void* scratch)
-      : arena(scratch), moments{arena.take<A>(p.columns), ChannelSums<A>(p.columns, arena)} {
-    const int64_t in_pitch = row_pitch(args.shape.in_channels), out_pitch = row_pitch(p.columns);
-    input = {arena.take<A>(p.tile * in_pitch), p.tile, in_pitch};
+      : arena(scratch),
+        moments{arena.take<A>(p.columns), ChannelSums<A>(p.columns, arena)},
+        input(staged_patches<A>(args.shape.in_channels, p.tile, arena)),
+        rows(args.patches, arena) {
+    const int64_t out_pitch = row_pitch(p.columns);
     output = {arena.take<A>(p.tile * out_pitch), p.tile, out_pitch};
   }
 };
@@ -52,7 +57,14 @@ template <typename T, typename A = Accumulator<T>>
 inline Row<const A> stage_tile(const PointwiseConvArgs& args, Range pixels,
                                PointwiseScratch<A>& scratch) {
   const int64_t channels = args.shape.in_channels;
-  const Row<const T> from = map_row(static_cast<const T*>(args.input), pixels, channels, 0);
+  const T* input = static_cast<const T*>(args.input);
+  if (has_patches(args.patches)) {
+    if (scratch.staged.replace(pixels)) {
+      stage_patches(args.patches, input, pixels, scratch.rows, scratch.input);
+    }
+    return {scratch.input.data, pixels.size(), scratch.input.stride};
+  }
+  const Row<const T> from = map_row(input, pixels, channels, 0);
   if constexpr (kIsPlain<T>) {
     if (!args.prologue.scale) return from;
   }

@@ -100,6 +100,23 @@ inline void multiply_transposed(Row<const A> grad, int64_t outputs, const Panels
   }
 }
 
+// The normalised inputs, or patches, as panels.
+template <typename T, typename A = Accumulator<T>>
+inline void stage_inputs(const PointwiseConvBackwardArgs& args, Range pixels,
+                         GradWeightScratch<A>& scratch) {
+  const int64_t channels = args.shape.in_channels;
+  const T* input = static_cast<const T*>(args.input);
+  const ChannelMap<A> prologue(args.prologue, 0);
+  if (!has_patches(args.patches)) {
+    stage_row(map_row(input, pixels, channels, 0), prologue, channels, scratch.input);
+    return;
+  }
+  const Row<A> patches = scratch.patches;
+  stage_patches(args.patches, input, pixels, scratch.rows, patches);
+  stage_row(Row<const A>{patches.data, pixels.size(), patches.stride}, prologue,
+            round_to_panels(channels), scratch.input);
+}
+
 template <typename T>
 inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const ProductPartition& p,
                              const ProductItem& item, GradWeightScratch<Accumulator<T>>& scratch) {
@@ -113,10 +130,7 @@ inline void grad_weight_item(const PointwiseConvBackwardArgs& args, const Produc
   scratch.result.sums.clear();
   for_each_staged(item.pixels, p.tile, [&](Range pixels) {
     const Row<const A> grad = stage_gradients<T>(args, pixels, item.columns, scratch.grad);
-    if (scratch.staged.replace(pixels)) {
-      stage_row(map_row(static_cast<const T*>(args.input), pixels, s.in_channels, 0),
-                ChannelMap<A>(args.prologue, 0), s.in_channels, scratch.input);
-    }
+    if (scratch.staged.replace(pixels)) stage_inputs<T>(args, pixels, scratch);
     multiply_transposed<kNarrowTilePanels<A>>(grad, outputs, scratch.input,
                                               {0, round_to_panels(s.in_channels) / kPanel},
                                               pixels.begin > item.pixels.begin, sums, pitch);
