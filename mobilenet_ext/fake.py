@@ -202,7 +202,7 @@ def image_conv(
     statistics: bool,
     *geometry: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    conv = Conv(*geometry, dilation=1)
+    conv = Conv._make([*geometry, 1])
     filters, _, kernel, _ = weight.shape
     count = filters if statistics else 0
     return (
@@ -232,7 +232,7 @@ def image_patches(
     kernel: int,
     *geometry: int,
 ) -> Tensor:
-    conv = Conv(*geometry, dilation=1)
+    conv = Conv._make([*geometry, 1])
     height, width = conv.output_size(input.shape[2:], kernel)
     columns = patch_columns(kernel, input.shape[1])
     return input.new_empty((input.shape[0] * height * width, columns))

@@ -34,9 +34,8 @@ def has_patches(device: torch.device, kernel_size: int, channels: int) -> bool:
 
 
 def _is_narrow(device: torch.device, kernel_size: int, channels: int) -> bool:
-    return patch_columns(kernel_size, channels) <= MOST_COLUMNS and dispatch.device_has_kernels(
-        device
-    )
+    is_narrow = patch_columns(kernel_size, channels) <= MOST_COLUMNS
+    return is_narrow and dispatch.device_has_kernels(device)
 
 
 def _takes_product(image: Tensor, stem: ConvBNReLU) -> bool:
@@ -66,7 +65,7 @@ def _is_as_built(conv: nn.Conv2d, padding: Padding) -> bool:
 
 
 class ImageConv(NamedTuple):
-    """A convolution still to be done: an op of the blocks does it on its way."""
+    """A convolution still to be done, of an image that gets no gradient, as part of a run."""
 
     image: Tensor
     weight: Tensor

@@ -15,7 +15,16 @@ from implementations import on_gpu, why_not_on_host
 from models import images, make_pair, named_gradients
 from torch import Tensor, nn
 
-from mobilenet_ext import FusedMobileNet, MobileNet, autograd, batch_norm, block, chain, pointwise
+from mobilenet_ext import (
+    FusedMobileNet,
+    MobileNet,
+    autograd,
+    batch_norm,
+    block,
+    chain,
+    pointwise,
+    stem,
+)
 
 
 @cache
@@ -71,9 +80,11 @@ def test_a_training_step_on_the_emulated_kernels(
     stock, fused = make_pair()
     x = images(4, 3, 32, 32)
     expected = step(stock.double(), x.double())
-    for module in (autograd, batch_norm, block, chain, pointwise):
+    for module in (autograd, batch_norm, block, chain, pointwise, stem):
         monkeypatch.setattr(module, "_ops", library().ops)
-    monkeypatch.setattr(pointwise, "DEVICES_WITH_OP", set())
+    for module in (pointwise, stem):
+        monkeypatch.setattr(module, "DEVICES_WITH_OP", set())
+    monkeypatch.setattr(stem, "DEVICES_WITH_PATCHES", {"cpu"})
     if not one_op:
         monkeypatch.setattr(chain, "DEVICES_WITH_OP", set())
     actual = step(fused.to(dtype), x.to(dtype))
