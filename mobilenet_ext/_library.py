@@ -100,8 +100,10 @@ def _ops(dispatch_key: str = "") -> set[str]:
 
 
 # Elsewhere the layers of a network run one by one, and products are the device's library's.
+_CPU_CONVS = ("pointwise_conv", "image_conv")
 _CPU_ONLY = {
-    f"mobilenet_ext::{op}" for op in ("mobilenet", "pointwise_conv", "pointwise_conv_backward")
+    f"mobilenet_ext::{op}"
+    for op in ("mobilenet", *_CPU_CONVS, *(f"{conv}_backward" for conv in _CPU_CONVS))
 }
 
 _load_cpu()
