@@ -246,6 +246,8 @@ class SeparableConvs(Function):
         # Autograd need not watch them: running means are among the tensors, and the input's mean is
         # saved beside them; nobody else writes the others.
         ctx.vectors = saved.vectors
+        if not ctx.needs_input_grad[3]:
+            image = stem = None
         ctx.save_for_backward(*saved.maps, *tensors, first.mean, image, stem)
         mark_statistics(ctx, output.mean, output.var)
         return tuple(output)

@@ -79,7 +79,9 @@ def separable_convs_backward_flop(*args: Any, out_val: object = None, **kwargs: 
     pairs = zip(maps[1::2], weights[::2], weights[1::2], strict=True)
     flops = sum(4 * raw.numel() * _taps(depthwise, weight) for raw, depthwise, weight in pairs)
     stem = args[8] if len(args) > 8 else None
-    return flops if stem is None else flops + 2 * maps[0].numel() * prod(stem.shape[1:])
+    return (
+        flops if stem is None or not args[6] else flops + 2 * maps[0].numel() * prod(stem.shape[1:])
+    )
 
 
 @register_flop_formula(torch.ops.mobilenet_ext.image_conv)

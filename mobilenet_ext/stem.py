@@ -3,8 +3,8 @@
 On a CPU an op of ours makes patches tile by tile, in the cache, and counts the statistics of what
 it stores. On CUDA patches are written and cuBLAS multiplies: three channels are too few for the
 tensor cores of a convolution, and on an H200 what cuDNN ran for the stem took some 0.9 ms of a
-training step of 256 images, a copy that pads before it left out. Patches, 27 values a pixel and 5
-zeros, are written twice there, forward and backward, and never saved.
+training step of 256 images, not counting the copy that pads before it. Patches, 27 values a pixel
+and 5 zeros, are written twice there, forward and backward, and never saved.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_COLUMNS = 64  # with more, patches are too large, and channels enough for a
 
 
 def has_patches(device: torch.device, kernel_size: int, channels: int) -> bool:
-    """Tell whether a library multiplies patches here: on the device, for so few channels."""
+    """Tell whether patches are written for the library's product: on the device, of so few."""
     return device.type in DEVICES_WITH_PATCHES and _is_narrow(device, kernel_size, channels)
 
 
@@ -45,11 +45,11 @@ def _takes_product(image: Tensor, stem: ConvBNReLU) -> bool:
     """
     conv = stem.conv
     return (
-        image.device.type in DEVICES_WITH_OP | DEVICES_WITH_PATCHES
+        not torch.compiler.is_compiling()
+        and image.device.type in DEVICES_WITH_OP | DEVICES_WITH_PATCHES
         and _is_narrow(image.device, conv.kernel_size[0], image.shape[1])
         and not image.requires_grad
         and _is_as_built(conv, stem.padding)
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -86,12 +86,24 @@ class ImageConv(NamedTuple):
 def start(stem: ConvBNReLU, image: Tensor) -> RawMap | ImageConv:
     """Return the raw output [N, F, H', W'] of the stem, channels_last, or what will give it."""
     if not _takes_product(image, stem):
-        return RawMap(_channels_last(stem.conv(stem.pad(image))))
+        return _by_torch(stem, image)
     geometry = stem.geometry(image.shape[2:])
-    image, weight = dispatch.autocast(image), dispatch.autocast(stem.conv.weight)
+    cast, weight = dispatch.autocast(image), dispatch.autocast(stem.conv.weight)
     if image.device.type in DEVICES_WITH_PATCHES:
-        return RawMap(PatchProduct.apply(image, weight, geometry))
-    return ImageConv(image, weight, geometry)
+        return RawMap(PatchProduct.apply(cast, weight, geometry))
+    conv = ImageConv(_one_channel_last(cast), weight, geometry)
+    if cast.dtype != weight.dtype or min(conv.shape[2:]) < 1:
+        return _by_torch(stem, image)  # which says so before a batch is counted
+    return conv
+
+
+def _by_torch(stem: ConvBNReLU, image: Tensor) -> RawMap:
+    return RawMap(_channels_last(stem.conv(stem.pad(image))))
+
+
+def _one_channel_last(image: Tensor) -> Tensor:
+    """Make an image of one channel, dense in both memory formats, count as channels_last."""
+    return image.squeeze(1).unsqueeze(-1).permute(0, 3, 1, 2) if image.shape[1] == 1 else image
 
 
 def _channels_last(map: Tensor) -> Tensor:

@@ -140,6 +140,41 @@ def test_changes_between_forward_and_backward_are_noticed() -> None:
             output.sum().backward()
 
 
+def test_an_image_behind_a_frozen_stem_may_change() -> None:
+    network = make_network((True,) * 6)
+    image, weight = make_tensor((3, 3, 18, 13)), torch.randn(9, 3, 3, 3)
+    depthwise = network.weights[0][0].requires_grad_()
+    run = make_run(network.links(), statistics=False)
+    output = run_chain(ImageConv(image, weight, CONV), run)[0].tensor
+    (expected,) = torch.autograd.grad(output.sum(), depthwise, retain_graph=True)
+    image.zero_(), weight.zero_()
+    (actual,) = torch.autograd.grad(output.sum(), depthwise)
+    assert torch.equal(actual, expected)
+
+
+def test_maps_of_an_image_of_one_channel_are_channels_last() -> None:
+    """It is dense in both ways itself."""
+    torch.manual_seed(0)
+    stock = MobileNet(7, 0.25, in_channels=1).double().train()
+    fused = FusedMobileNet(7, 0.25, in_channels=1).double().train()
+    fused.load_state_dict(stock.state_dict())
+    x = images(4, 1, 64, 64, dtype=torch.float64)
+    assert isinstance(stem.start(fused.stem, x), ImageConv)
+    features = fused.forward_features(x)
+    assert features.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(features, stock.forward_features(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "x", [torch.zeros(4, 3, 64, 64, dtype=torch.float64), torch.zeros(4, 3, 64, 0)], ids=str
+)
+def test_a_batch_that_fails_is_not_counted(x: Tensor) -> None:
+    model = FusedMobileNet(7, 0.25)
+    with pytest.raises((RuntimeError, ValueError)):
+        model(x)
+    assert model.stem.bn.num_batches_tracked == 0
+
+
 def test_a_network_trains_without_torchs_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     stock, fused = make_pair(torch.float64)
     calls: list[bool] = []

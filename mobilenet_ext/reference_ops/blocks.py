@@ -148,7 +148,7 @@ def separable_convs_backward(
             *conv, need_dx, need_depthwise,
         )  # fmt: skip
         input_bn, terms = _batch_norm_gradients(input, sums, before, input_of_batch, need_dx)
-        if i == 0 and image is not None and stem is not None:
+        if i == 0 and need_input and image is not None and stem is not None:
             grad = image_conv_backward(dx, input, before.scale, *terms, image, stem, *stem_options)
         elif needed[i]:
             grad = scale_shift_act_backward(dx, input, None, None, 0, before.scale, *terms)
