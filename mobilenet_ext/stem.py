@@ -29,7 +29,7 @@ MOST_COLUMNS = 64  # with more, patches are too large, and channels enough for a
 
 
 def has_patches(device: torch.device, kernel_size: int, channels: int) -> bool:
-    """Tell whether patches are written for the library's product: on the device, of so few."""
+    """Tell whether patches of so many channels are written for the device's library there."""
     return device.type in DEVICES_WITH_PATCHES and _is_narrow(device, kernel_size, channels)
 
 

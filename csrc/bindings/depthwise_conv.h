@@ -5,6 +5,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/conv_gradients.h"
+#include "bindings/conv_moments.h"
 
 namespace mobilenet_ext {
 
@@ -43,9 +44,7 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
   const Tensor x = to_layout(input, layout);
   const WeightView w = view_weight(weight);
   const Tensor output = empty_map(input, {s.batch, s.channels, s.out_height, s.out_width}, layout);
-  const int64_t moments = statistics ? s.channels : 0;
-  const Tensor mean = empty_vector(input, accumulator_type(input), moments);
-  const Tensor var = empty_vector(input, accumulator_type(input), moments);
+  const ConvMoments moments(input, s.channels, statistics);
   DepthwiseConvArgs args = {};
   args.shape = s;
   args.dtype = dtype_of(input);
@@ -57,10 +56,9 @@ std::tuple<Tensor, Tensor, Tensor> depthwise_conv(
   args.prologue = prologue.map();
   args.epilogue = epilogue.map();
   args.output = output.mutable_data_ptr();
-  args.mean = statistics ? mean.mutable_data_ptr() : nullptr;
-  args.var = statistics ? var.mutable_data_ptr() : nullptr;
+  moments.put_into(args);
   Device::run(args, input);
-  return {to_format(output, memory_format_of(input)), mean, var};
+  return {to_format(output, memory_format_of(input)), moments.mean, moments.var};
 }
 
 // All maps in the input's layout: those in another are copied.

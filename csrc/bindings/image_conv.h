@@ -6,6 +6,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/conv_gradients.h"
+#include "bindings/conv_moments.h"
 #include "kernels/pointwise_conv.h"
 
 namespace mobilenet_ext {
@@ -35,11 +36,10 @@ std::tuple<Tensor, Tensor, Tensor> image_conv(const Tensor& input, const Tensor&
                                               int64_t pad_bottom) {
   const ConvOptions options{stride, pad_left, pad_right, pad_top, pad_bottom, /*dilation=*/1};
   const ConvShape s = check_image_conv("image_conv", input, weight, options);
-  const int64_t filters = weight.size(0), moments = statistics ? filters : 0;
+  const int64_t filters = weight.size(0);
   const Tensor output =
       empty_map(input, {s.batch, filters, s.out_height, s.out_width}, Layout::kNhwc);
-  const Tensor mean = empty_vector(input, accumulator_type(input), moments);
-  const Tensor var = empty_vector(input, accumulator_type(input), moments);
+  const ConvMoments moments(input, filters, statistics);
 
   const Tensor x = to_layout(input, Layout::kNhwc), w = to_layout(weight, Layout::kNhwc);
   PointwiseConvArgs args = {};
@@ -49,10 +49,9 @@ std::tuple<Tensor, Tensor, Tensor> image_conv(const Tensor& input, const Tensor&
   args.patches = s;
   args.weight = {w.const_data_ptr(), args.shape.in_channels, 1};
   args.output = output.mutable_data_ptr();
-  args.mean = statistics ? mean.mutable_data_ptr() : nullptr;
-  args.var = statistics ? var.mutable_data_ptr() : nullptr;
+  moments.put_into(args);
   Device::run(args, input);
-  return {to_format(output, memory_format_of(input)), mean, var};
+  return {to_format(output, memory_format_of(input)), moments.mean, moments.var};
 }
 
 // The weight's gradient. `output` and the terms take grad_output through the BatchNorm behind it.

@@ -106,15 +106,15 @@ inline void stage_inputs(const PointwiseConvBackwardArgs& args, Range pixels,
                          GradWeightScratch<A>& scratch) {
   const int64_t channels = args.shape.in_channels;
   const T* input = static_cast<const T*>(args.input);
-  const ChannelMap<A> prologue(args.prologue, 0);
   if (!has_patches(args.patches)) {
-    stage_row(map_row(input, pixels, channels, 0), prologue, channels, scratch.input);
+    stage_row(map_row(input, pixels, channels, 0), ChannelMap<A>(args.prologue, 0), channels,
+              scratch.input);
     return;
   }
   const Row<A> patches = scratch.patches;
   stage_patches(args.patches, input, pixels, scratch.rows, patches);
-  stage_row(Row<const A>{patches.data, pixels.size(), patches.stride}, prologue,
-            round_to_panels(channels), scratch.input);
+  stage_row(Row<const A>{patches.data, pixels.size(), patches.stride},
+            ChannelMap<A>(ScaleShiftAct{}, 0), round_to_panels(channels), scratch.input);
 }
 
 template <typename T>
