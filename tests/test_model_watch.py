@@ -1,9 +1,13 @@
 """How a model is watched for its frozen copy, where torch or Python is not as usual."""
 
 import gc
+import subprocess
+import sys
+import textwrap
 import weakref
 from typing import Any
 
+import pytest
 import torch
 from models import images, make_pair
 from torch import nn
@@ -59,6 +63,37 @@ def test_other_modules_hooks_and_modes() -> None:
     assert not watch.is_current()
     first.eval()
     assert watch.is_current()
+
+
+def test_what_was_there_before_the_watch() -> None:
+    hooks, layer = {0: print}, nn.Dropout()
+    assert not _C.ModelWatch([], [hooks], [], []).is_current()
+    watch = _C.ModelWatch([], [], [layer.__dict__], [])
+    assert not watch.is_current()
+    assert not watch.is_current()
+    layer.eval()
+    assert watch.is_current()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python has no watchers of dicts")
+def test_others_may_have_taken_all_watchers() -> None:
+    """Python has eight for everybody; whoever gets none has to look himself."""
+    code = """
+        import ctypes, torch
+        from mobilenet_ext import _C
+        api = ctypes.pythonapi
+        function = ctypes.PYFUNCTYPE(ctypes.c_int, *4 * [ctypes.c_void_p])(lambda *_: 0)
+        try:
+            while True: api.PyDict_AddWatcher(function)
+        except RuntimeError:
+            pass
+        held = {"weight": torch.ones(2)}
+        watch = _C.ModelWatch([], [], [], [held])
+        assert watch.is_current() and watch.is_current()
+        held["weight"] = torch.ones(2)
+        assert not watch.is_current()
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 def test_a_model_is_collected_after_inference() -> None:

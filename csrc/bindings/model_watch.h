@@ -2,7 +2,7 @@
 // mode, and the same tensors, not written to, with their data where it was. An inference asks this
 // of some 80 modules and 140 tensors, whose memory the weights of the last one have driven out of
 // the caches. Asked one after the other, and by way of Python, they would take as long as a small
-// network does.
+// network does. So the dicts that hold them are read through only when one has been written to.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -10,10 +10,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <exception>
+#include <initializer_list>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "bindings/dict_changes.h"
 #include "bindings/python.h"
 #include "bindings/stamps.h"
 #include "bindings/tensor_state.h"
@@ -34,8 +36,6 @@ inline AtenTensorHandle find_handle(PyObject* tensor) {
   }
 }
 
-using Dicts = std::vector<PyObject*>;  // borrowed
-
 // Dicts of tensors (or None). Batches counted by BatchNorm decide nothing and are left out.
 class TensorWatch {
  public:
@@ -52,17 +52,22 @@ class TensorWatch {
   bool is_reliable() const { return reliable_; }
 
   // Whether the dicts hold what they held.
-  bool is_current() const {
-    if (!reliable_) return false;
+  bool holds_the_same() const {
     size_t index = 0;
     const bool same = for_each_item(dicts_, [&](PyObject* key, PyObject* value) {
-      if (key == batches()) return true;
-      if (index == seen_.size()) return false;
-      if (index + 2 * kAhead < seen_.size()) seen_[index + 2 * kAhead].prefetch_object();
-      if (index + kAhead < seen_.size()) seen_[index + kAhead].prefetch_content();
-      return seen_[index++].is_still(value);
+      return key == batches() || (index < seen_.size() && seen_[index++].object == value);
     });
     return same && index == seen_.size();
+  }
+
+  // Whether that is as it was.
+  bool is_untouched() const {
+    for (size_t i = 0; i < seen_.size(); ++i) {
+      if (i + 2 * kAhead < seen_.size()) seen_[i + 2 * kAhead].prefetch_object();
+      if (i + kAhead < seen_.size()) seen_[i + kAhead].prefetch_content();
+      if (!seen_[i].is_untouched()) return false;
+    }
+    return true;
   }
 
  private:
@@ -112,8 +117,8 @@ class TensorWatch {
       if (state.writes != version) state = {};  // Python knows better
     }
 
-    bool is_still(PyObject* value) const {
-      if (value != object || Py_TYPE(value) != type) return false;
+    bool is_untouched() const {
+      if (Py_TYPE(object) != type) return false;
       if (!handle) return true;
       if (content() != held) return false;
       if (state.storage) return read_state(held) == state;
@@ -165,20 +170,62 @@ class ModelWatch {
       : modules_(borrowed(modules)),
         hooks_(borrowed(hooks)),
         modes_(borrowed(modes)),
-        stamp_(stamp_objects(modules_)),
+        changes_(all_of({modules_, hooks_, modes_, borrowed(tensors)})),
+        members_(modules_),
         tensors_(borrowed(tensors)) {}
 
   bool is_reliable() const { return tensors_.is_reliable(); }
 
-  bool is_current() const {
-    return stamp_objects(modules_) == stamp_ && !any_items(hooks_) && !any_training(modes_) &&
-           tensors_.is_current();
+  bool is_current() {
+    if (!is_reliable()) return false;
+    if (changes_.any()) {
+      if (!holds_the_same()) return false;
+      changes_.forget();
+    }
+    return members_.have_same_types() && tensors_.is_untouched();
   }
 
  private:
+  // The modules that dicts hold. A module may become one of another type without a word to them.
+  class Members {
+   public:
+    explicit Members(const Dicts& dicts) {
+      for_each_item(dicts, [&](PyObject*, PyObject* value) {
+        seen_.emplace_back(value, Py_TYPE(value));
+        return true;
+      });
+    }
+    bool are_held_by(const Dicts& dicts) const {
+      size_t index = 0;
+      const bool same = for_each_item(dicts, [&](PyObject*, PyObject* value) {
+        return index < seen_.size() && seen_[index++].first == value;
+      });
+      return same && index == seen_.size();
+    }
+    bool have_same_types() const {
+      return std::all_of(seen_.begin(), seen_.end(),
+                         [](const auto& seen) { return Py_TYPE(seen.first) == seen.second; });
+    }
+
+   private:
+    std::vector<std::pair<PyObject*, PyTypeObject*>> seen_;
+  };
+
   Dicts modules_, hooks_, modes_;
-  uint64_t stamp_;
+  DictChanges changes_;
+  Members members_;
   TensorWatch tensors_;
+
+  bool holds_the_same() const {
+    return members_.are_held_by(modules_) && !any_items(hooks_) && !any_training(modes_) &&
+           tensors_.holds_the_same();
+  }
+
+  static Dicts all_of(std::initializer_list<Dicts> parts) {
+    Dicts dicts;
+    for (const Dicts& part : parts) dicts.insert(dicts.end(), part.begin(), part.end());
+    return dicts;
+  }
 
   static Dicts borrowed(const pybind11::list& dicts) {
     Dicts pointers;
