@@ -104,7 +104,7 @@ def inference_runs(model: MobileNet, images: Tensor) -> list[Callable[[], object
     """Return the network's stem, then the stem and one block, and so on."""
     stem, blocks = fold(model.stem), [fold_block(block) for block in model.blocks]
     networks = [PackedNetwork(stem, blocks[:count], ()) for count in range(len(blocks) + 1)]
-    return [partial(network, images) for network in networks]
+    return [partial(network.run, images) for network in networks]
 
 
 def training_runs(block: Block) -> tuple[Callable[[], object], Callable[[], object]]:

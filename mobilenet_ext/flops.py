@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import _library  # noqa: F401  (it defines the ops)
 from .chain_layout import block_results, block_tensors
-from .geometry import Conv
+from .geometry import conv_geometry, padding_rule
 
 
 @register_flop_formula(torch.ops.mobilenet_ext.depthwise_conv)
@@ -124,7 +124,7 @@ def mobilenet_flop(
     batch = input.shape[0]
     size: Sequence[int] = input.shape[2:]
     macs, channels = 0, 0
-    for index, (before, channels, *geometry) in enumerate(layers.tolist()):
-        size = Conv._make([*geometry, 1]).output_size(size, 3)  # dilation 1
+    for index, (before, channels, stride, *columns) in enumerate(layers.tolist()):
+        size = conv_geometry(size, 3, stride, padding_rule(columns), 1).output_size(size, 3)
         macs += prod(size) * before * (9 * channels if index == 0 else 9 + channels)
     return 2 * batch * (macs + channels * outputs * has_classifier)

@@ -59,6 +59,22 @@ def same_padding(size: int, kernel_size: int, stride: int, dilation: int) -> tup
     return total // 2, total - total // 2
 
 
+_SAME = (-1, -1, -1, -1)
+
+
+def padding_columns(padding: Padding) -> tuple[int, int, int, int]:
+    """Write a padding rule as four integers, of whatever size the map will be."""
+    if isinstance(padding, int):
+        return (padding, padding, padding, padding)
+    return _SAME if padding == "same" else padding
+
+
+def padding_rule(columns: Sequence[int]) -> Padding:
+    """Read what padding_columns has written."""
+    left, right, top, bottom = columns
+    return "same" if left < 0 else (left, right, top, bottom)
+
+
 def conv_geometry(
     size: Sequence[int], kernel_size: int, stride: int, padding: Padding, dilation: int
 ) -> Conv:

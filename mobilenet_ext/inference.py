@@ -80,10 +80,14 @@ class FrozenMobileNet(Described, nn.Module):
             ValueError: the input is not [N, in_channels, H, W]; or with `cuda_graph` it is not on
                 the CUDA device of the model, or autocast is on.
         """
-        if self._has_graphs:
-            return self._forward_by_graph(input)
-        logits = None if self._packed is None else self._packed(input)
-        return self._forward_by_layers(input) if logits is None else logits
+        packed = self._packed
+        if packed is not None and input.is_cpu and input.dtype == torch.float32:
+            try:
+                return packed.run(input)
+            except RuntimeError:
+                self._check_input(input)  # here, as it takes time; its message says more
+                raise
+        return self._forward_by_graph(input) if self._has_graphs else self._forward_by_layers(input)
 
     def _forward_by_graph(self, input: Tensor) -> Tensor | list[Tensor]:
         self._check_input(input)
@@ -144,7 +148,8 @@ class FrozenMobileNet(Described, nn.Module):
 
     def _pack(self) -> PackedNetwork | None:
         """Pack the weights for the op that runs all layers at once, where there is one."""
-        if self.features_only or not PackedNetwork.can_hold(self._stem, self._blocks):
+        one_op = not self._has_graphs and not self.features_only
+        if not one_op or not PackedNetwork.can_hold(self._stem, self._blocks):
             return None
         return PackedNetwork(self._stem, self._blocks, self._classifier)
 

@@ -6,7 +6,7 @@ import contextlib
 import mmap
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from . import (
     packing,
 )
 from .batch_norm import ACTIVATIONS
-from .geometry import conv_geometry
+from .geometry import padding_columns
 
 if TYPE_CHECKING:
     from .folding import FoldedConv
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 _HUGE_PAGE = 2 * 1024 * 1024
 
 _op = torch.ops.mobilenet_ext.mobilenet.default
-
-
-class Arguments(NamedTuple):
-    """What the op takes, in its order: by name the call of a small network takes a tenth longer."""
-
-    input: Tensor
-    weight: Tensor
-    layers: Tensor
-    outputs: int
-    has_classifier: bool
-    activation: int
 
 
 class PackedNetwork:
@@ -56,20 +45,24 @@ class PackedNetwork:
         for depthwise, pointwise in blocks:
             parts.append(packing.pack_depthwise(depthwise.weight, depthwise.bias))
             parts.append(packing.pack_matrix(pointwise.weight, pointwise.bias))
-        self._channels = stem.weight.shape[1]
-        self._filters = [conv.weight.shape[0] for conv in (stem, *(last for _, last in blocks))]
-        outputs = self._filters[-1]
+        spatial = [stem, *(first for first, _ in blocks)]
+        filters = [conv.weight.shape[0] for conv in (stem, *(last for _, last in blocks))]
+        channels = [stem.weight.shape[1], *filters[:-1]]
+        rows = [
+            [before, after, conv.stride, *padding_columns(conv.padding)]
+            for conv, before, after in zip(spatial, channels, filters, strict=True)
+        ]
+        outputs = filters[-1]
         if classifier:
             weight, *biases = classifier
             outputs = weight.shape[0]
             bias = biases[0] if biases else weight.new_zeros(outputs)
             parts.append(packing.pack_matrix(weight, bias))
-        self._weight = _join(parts)
-        self._rest = (outputs, bool(classifier), ACTIVATIONS[stem.activation])
-        spatial = [stem, *(first for first, _ in blocks)]
-        self._steps = [(conv.stride, conv.padding) for conv in spatial]
-        self._layers: dict[tuple[int, ...], Tensor] = {}
-        self._latest: tuple[torch.Size, Tensor] | None = None  # of an input, and its layers
+        activation = ACTIVATIONS[stem.activation]
+        # After the input, in the op's order: by name the call would take longer.
+        self.arguments = (
+            _join(parts), torch.tensor(rows), outputs, bool(classifier), activation
+        )  # fmt: skip
 
     @staticmethod
     def can_hold(stem: FoldedConv, blocks: Sequence[tuple[FoldedConv, FoldedConv]]) -> bool:
@@ -88,55 +81,20 @@ class PackedNetwork:
             and len({conv.activation for conv in convs}) == 1
         )
 
-    def __call__(self, input: Tensor) -> Tensor | None:
-        """Logits or pooled features [N, outputs] of an input [N, C, H, W].
+    def run(self, input: Tensor) -> Tensor:
+        """Logits or pooled features [N, outputs] of an input [N, C, H, W], float32 on the CPU.
 
-        They know no gradients. None if the op does not run on this input.
+        They know no gradients.
         """
-        arguments = self.arguments(input)
-        if arguments is None:
-            return None
-        output: Tensor = _op(*arguments)
-        return output
-
-    def arguments(self, input: Tensor) -> Arguments | None:
-        """Return the op's arguments, if it runs on this input."""
-        layers = self._layers_of(input)
-        if layers is None:
-            return None
         if input.requires_grad:
             input = input.detach()
-        return Arguments(input, self._weight, layers, *self._rest)
+        output: Tensor = _op(input, *self.arguments)
+        return output
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what lies around the weights out of pickles and deep copies."""
-        return {**self.__dict__, "_weight": self._weight.clone(), "_latest": None}
-
-    def _layers_of(self, input: Tensor) -> Tensor | None:
-        """Return the table of layers for a float32 input on the CPU, [N, C, H, W]."""
-        if not input.is_cpu or input.dtype != torch.float32:
-            return None
-        shape, latest = input.shape, self._latest  # read once: another thread may change it
-        if latest is not None and shape == latest[0]:
-            return latest[1]
-        if len(shape) != 4 or shape[1] != self._channels:
-            return None
-        layers = self._layers.get(shape[1:])
-        if layers is None:
-            layers = self._layers[shape[1:]] = self._layers_for(shape[1:])
-        if not torch.compiler.is_compiling():
-            self._latest = (shape, layers)
-        return layers
-
-    def _layers_for(self, size: Sequence[int]) -> Tensor:
-        """List each layer's channels, stride and padding for inputs [N, *size]."""
-        channels, *rest = size
-        rows, map_size = [], tuple(rest)
-        for (stride, padding), filters in zip(self._steps, self._filters, strict=True):
-            conv = conv_geometry(map_size, 3, stride, padding, 1)
-            rows.append([channels, filters, stride, *conv.padding])
-            map_size, channels = conv.output_size(map_size, 3), filters
-        return torch.tensor(rows)
+        weight, *rest = self.arguments
+        return {**self.__dict__, "arguments": (weight.clone(), *rest)}
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

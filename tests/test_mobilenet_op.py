@@ -92,9 +92,10 @@ def arguments_of(case: Case) -> dict[str, Any]:
     _, frozen, x = make(case)
     packed = frozen._packed
     assert packed is not None
-    arguments = packed.arguments(x)
-    assert arguments is not None
-    return arguments._asdict()
+    names = [argument.name for argument in mobilenet.default._schema.arguments]
+    arguments = dict(zip(names, (x, *packed.arguments), strict=True))
+    arguments["layers"] = arguments["layers"].clone()
+    return arguments
 
 
 def assert_logits(actual: Tensor, expected: Tensor) -> None:
@@ -112,8 +113,7 @@ def test_agrees_with_the_stock_network(threads: None, case: Case, count: int) ->
     stock, frozen, x = make(case)
     with torch.inference_mode():
         assert frozen._packed is not None
-        logits = frozen._packed(x)
-        assert logits is not None
+        logits = frozen._packed.run(x)
         assert_logits(logits, stock(x.double()))
         assert bits(frozen(x)) == bits(logits)
 
@@ -228,8 +228,9 @@ def test_errors(changes: dict[str, Any], message: str) -> None:
         (0, 9, "layers[2] must have the channels of its input, got 9"),
         (1, 0, "layers[2] must have 1 or more channels, got 0"),
         (2, 3, "layers[2] must have stride 1 or 2, got 3"),
-        (3, -1, "layers[2] must have paddings from 0 to 2, got -1"),
-        (6, 3, "layers[2] must have paddings from 0 to 2, got 3"),
+        (3, -1, "layers[2] must have paddings from 0 to 2, or four times -1, got 1"),
+        (4, -1, "layers[2] must have paddings from 0 to 2, or four times -1, got -1"),
+        (6, 3, "layers[2] must have paddings from 0 to 2, or four times -1, got 3"),
     ],
 )
 def test_errors_in_a_layer(column: int, value: int, message: str) -> None:

@@ -7,11 +7,20 @@
 
 namespace mobilenet_ext {
 
-// A row of the table of layers: the stem, then one for each block.
+// A row of the table of layers: the stem, then one for each block. Paddings are all kSame, which
+// depends on the size of the map, or as they are.
 struct LayerRow {
   int64_t in_channels, out_channels, stride, pad_left, pad_right, pad_top, pad_bottom;
 };
 constexpr int64_t kLayerColumns = sizeof(LayerRow) / sizeof(int64_t);
+constexpr int64_t kSame = -1;
+
+// TensorFlow's SAME along one axis: an output for every stride, the odd one at the end.
+inline void pad_same(int64_t size, int64_t stride, int64_t* before, int64_t* after) {
+  const int64_t rest = size % stride, total = 3 - (rest ? rest : stride);
+  *before = total / 2;
+  *after = total - total / 2;
+}
 
 inline int64_t check_layer_table(const char* op, const Tensor& layers) {
   const bool fits = layers.dim() == 2 && layers.size(1) == kLayerColumns && layers.size(0) >= 1 &&
@@ -36,11 +45,16 @@ inline ConvShape check_layer(const char* op, int64_t index, const LayerRow& row,
   must(row.in_channels == before.c, "the channels of its input", row.in_channels);
   must(row.out_channels >= 1 && row.out_channels < 1 << 20, "1 or more channels", row.out_channels);
   must(row.stride == 1 || row.stride == 2, "stride 1 or 2", row.stride);
-  for (const int64_t pad : {row.pad_left, row.pad_right, row.pad_top, row.pad_bottom}) {
-    must(pad >= 0 && pad <= 2, "paddings from 0 to 2", pad);
-  }
   ConvShape s = {before.n,     before.c,      before.h,    before.w,      0, 0, 3, row.stride, 1,
                  row.pad_left, row.pad_right, row.pad_top, row.pad_bottom};
+  const bool same = row.pad_left == kSame;
+  for (const int64_t pad : {row.pad_left, row.pad_right, row.pad_top, row.pad_bottom}) {
+    must(same ? pad == kSame : pad >= 0 && pad <= 2, "paddings from 0 to 2, or four times -1", pad);
+  }
+  if (same) {
+    pad_same(s.in_width, s.stride, &s.pad_left, &s.pad_right);
+    pad_same(s.in_height, s.stride, &s.pad_top, &s.pad_bottom);
+  }
   s.out_height = conv_output_size(s.in_height + s.pad_top + s.pad_bottom, 3, s.stride);
   s.out_width = conv_output_size(s.in_width + s.pad_left + s.pad_right, 3, s.stride);
   must(s.out_height >= 1 && s.out_width >= 1, "an input as large as its kernel",

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import packing
+from ..geometry import conv_geometry, padding_rule
 from ..reference import activate
 
 
@@ -23,7 +24,8 @@ def mobilenet(
         input: [N, C, H, W].
         weight: all weights and biases, packed one after the other as packing.py has it.
         layers: [L, 7], int64; the stem, then the blocks: channels in and out, stride of the 3x3
-            convolution, its padding at the left, right, top and bottom.
+            convolution, its padding at the left, right, top and bottom; four times -1 is
+            TensorFlow's SAME.
         outputs: size of the result.
         has_classifier: otherwise the pooled features are the result.
         activation: after every convolution.
@@ -32,7 +34,8 @@ def mobilenet(
         [N, outputs].
     """
     x, rest = input, weight
-    for index, (channels, filters, stride, *padding) in enumerate(layers.tolist()):
+    for index, (channels, filters, stride, *columns) in enumerate(layers.tolist()):
+        padding = conv_geometry(x.shape[2:], 3, stride, padding_rule(columns), 1).padding
         if index == 0:
             matrix, bias, rest = packing.unpack_matrix(rest, filters, 9 * channels)
             kernel = matrix.reshape(filters, 3, 3, channels).permute(0, 3, 1, 2)
