@@ -11,6 +11,11 @@
 // may take the fault's signal away (compilers, which torch.compile runs, try to). torch.compile
 // itself reads /proc/cpuinfo, so ATEN_CPU_CAPABILITY=avx2 tells it, and it must not find code that
 // it cached with AVX-512: give it a TORCHINDUCTOR_CACHE_DIR of its own.
+//
+// Where it cannot be made to fault, on AMD, libraries with breakpoints in its place
+// (without_avx512.py) get the same answer, and the others have to be told:
+//
+//   export ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 MOBILENET_EXT_ISA=avx2
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <dlfcn.h>
@@ -39,7 +44,7 @@ static int set_handler(int number, const struct sigaction* new, struct sigaction
 }
 
 int sigaction(int number, const struct sigaction* new, struct sigaction* old) {
-  return set_handler(number, number == SIGSEGV ? NULL : new, old);
+  return set_handler(number, number == SIGSEGV || number == SIGTRAP ? NULL : new, old);
 }
 
 sighandler_t signal(int number, sighandler_t handler) {
@@ -47,33 +52,54 @@ sighandler_t signal(int number, sighandler_t handler) {
   return sigaction(number, &action, &old) ? SIG_ERR : old.sa_handler;
 }
 
-static void answer(int number, siginfo_t* info, void* context) {
-  greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
-  const unsigned char* code = (const unsigned char*)registers[REG_RIP];
-  if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) {
-    const struct sigaction fatal = {.sa_handler = SIG_DFL};
-    set_handler(number, &fatal, NULL);  // a fault of the program itself: let it happen again
-    return;
-  }
+// CPUID's own answer in the registers, less what is to be hidden.
+static void answer(greg_t* registers) {
   const unsigned leaf = registers[REG_RAX], part = registers[REG_RCX];
   unsigned a, b, c, d;
-  syscall(SYS_arch_prctl, kSetCpuid, 1);
   __cpuid_count(leaf, part, a, b, c, d);
-  syscall(SYS_arch_prctl, kSetCpuid, 0);
   if (leaf == 7 && part == 0) b &= ~kHiddenB, c &= ~kHiddenC, d &= ~kHiddenD;
   if (leaf == 7 && part == 1) a &= ~kHiddenSecondA;
   registers[REG_RAX] = a;
   registers[REG_RBX] = b;
   registers[REG_RCX] = c;
   registers[REG_RDX] = d;
+}
+
+// A fault or breakpoint of the program itself: let it happen again.
+static void give_up(int number) {
+  const struct sigaction fatal = {.sa_handler = SIG_DFL};
+  set_handler(number, &fatal, NULL);
+}
+
+static void at_fault(int number, siginfo_t* info, void* context) {
+  greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
+  const unsigned char* code = (const unsigned char*)registers[REG_RIP];
+  if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) return give_up(number);
+  syscall(SYS_arch_prctl, kSetCpuid, 1);
+  answer(registers);
+  syscall(SYS_arch_prctl, kSetCpuid, 0);
   registers[REG_RIP] += 2;
 }
 
+// The breakpoint is behind already: what follows it is a nop.
+static void at_breakpoint(int number, siginfo_t* info, void* context) {
+  greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
+  const unsigned char* code = (const unsigned char*)registers[REG_RIP];
+  if (info->si_code != SI_KERNEL || code[-1] != 0xcc || code[0] != 0x90) return give_up(number);
+  answer(registers);
+}
+
+static void handle(int number, void handler(int, siginfo_t*, void*)) {
+  struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_NODEFER};
+  set_handler(number, &action, NULL);
+}
+
 __attribute__((constructor)) static void hide(void) {
-  struct sigaction action = {.sa_sigaction = answer, .sa_flags = SA_SIGINFO | SA_NODEFER};
-  set_handler(SIGSEGV, &action, NULL);
+  handle(SIGTRAP, at_breakpoint);
+  handle(SIGSEGV, at_fault);
   if (syscall(SYS_arch_prctl, kSetCpuid, 0)) {
-    perror("without_avx512: CPUID cannot be made to fault here");
-    exit(1);
+    const struct sigaction usual = {.sa_handler = SIG_DFL};
+    set_handler(SIGSEGV, &usual, NULL);
+    fprintf(stderr, "without_avx512: CPUID does not fault here, breakpoints only\n");
   }
 }
