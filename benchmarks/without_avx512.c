@@ -100,6 +100,6 @@ __attribute__((constructor)) static void hide(void) {
   if (syscall(SYS_arch_prctl, kSetCpuid, 0)) {
     const struct sigaction usual = {.sa_handler = SIG_DFL};
     set_handler(SIGSEGV, &usual, NULL);
-    fprintf(stderr, "without_avx512: CPUID does not fault here, breakpoints only\n");
+    fprintf(stderr, "without_avx512: CPUID cannot be made to fault here, breakpoints only\n");
   }
 }
