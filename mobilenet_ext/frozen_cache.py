@@ -1,8 +1,8 @@
 """The frozen copy that FusedMobileNet infers with, and the check that it is still up to date.
 
-The check runs on every forward, so it is a look in C++ into the dicts of modules and tensors, which
-were collected once. A tensor has changed when another object took its place, when it moved or was
-written in place.
+The check runs on every forward, so it is a look in C++ at modules and tensors that were collected
+once, and into the dicts that hold them if Python says that one was written to. A tensor has changed
+when another object took its place, when it moved or was written in place.
 """
 
 from __future__ import annotations
