@@ -82,5 +82,6 @@ def world(device: str | None = None) -> Iterator[World]:
     dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
     try:
         yield World(rank, size, torch.device(name))
+        dist.barrier()  # torchrun stops all if one fails on leaving: not before all is written
     finally:
         dist.destroy_process_group()
