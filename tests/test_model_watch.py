@@ -65,6 +65,14 @@ def test_other_modules_hooks_and_modes() -> None:
     assert watch.is_current()
 
 
+def test_a_mode_that_changes_after_a_look() -> None:
+    layer = nn.BatchNorm2d(3).eval()
+    watch = _C.ModelWatch([], [], [layer.__dict__], [])
+    assert watch.is_current()
+    layer.train()
+    assert not watch.is_current()
+
+
 def test_what_was_there_before_the_watch() -> None:
     hooks, layer = {0: print}, nn.Dropout()
     assert not _C.ModelWatch([], [hooks], [], []).is_current()

@@ -18,9 +18,9 @@ class DictChanges {
  public:
   explicit DictChanges(const Dicts& dicts) {
     static const int watcher = PyDict_AddWatcher(count);
-    can_watch_ = watcher >= 0;
+    can_watch_ = watcher >= 0 && !is_mute();
     for (PyObject* dict : dicts) can_watch_ = can_watch_ && PyDict_Watch(watcher, dict) == 0;
-    PyErr_Clear();  // no watcher is left, which is no error: then a change is always possible
+    if (!can_watch_) PyErr_Clear();  // no watcher is left: then a change is always possible
   }
 
   // Since the last forget(), or ever.
@@ -30,6 +30,9 @@ class DictChanges {
  private:
   // To dicts that anybody watches here. Few are written to once a model is built.
   inline static std::atomic<uint64_t> writes = 0;
+
+  // Python 3.13.0 tells nobody of an attribute that was set (gh-125608).
+  static bool is_mute() { return Py_Version >= 0x030D0000 && Py_Version < 0x030D01F0; }
 
   bool can_watch_;
   uint64_t seen_ = writes - 1;
