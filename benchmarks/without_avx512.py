@@ -3,9 +3,10 @@
 For without_avx512.c, on processors whose CPUID instruction cannot be made to fault (AMD):
 
     python benchmarks/without_avx512.py runtimes
-    PYTHONPATH=$PWD/runtimes LD_PRELOAD=... python benchmarks/latency.py --grid
+    export PYTHONPATH=$PWD/runtimes WITHOUT_AVX512=breakpoints
+    LD_PRELOAD=$PWD/without_avx512.so python benchmarks/latency.py --grid
 
-PyTorch is not copied, it has switches of its own; see there.
+PyTorch is not copied, it has switches of its own: see without_avx512.c.
 """
 
 import argparse
@@ -34,11 +35,14 @@ def main() -> None:
             parser.error(f"{name} is not installed: pip install '.[bench]'")
         shutil.copytree(spec.submodule_search_locations[0], folder / name)
         libraries = [x for x in (folder / name).rglob("*.so*") if not x.is_symlink()]
-        print(name, sum(map(patch, libraries)), "places")
+        places = sum(map(patch, libraries))
+        if not places:
+            parser.error(f"{name}: no CPUID found to replace")
+        print(name, places, "places")
 
 
 def patch(library: Path) -> int:
-    """Replace every CPUID instruction; returns how many there were."""
+    """Replace every CPUID instruction; return how many there were."""
     code = bytearray(library.read_bytes())
     addresses = [] if CPUID not in code else find_instructions(library, "cpuid")
     for address in addresses:
@@ -55,7 +59,9 @@ def find_instructions(library: Path, name: str) -> list[int]:
     command = ["objdump", "--disassemble", "--no-show-raw-insn", str(library)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        found = [line for line in process.stdout if line.endswith(f"\t{name}\n")]
+        found = [line for line in process.stdout if line.split()[1:] == [name]]
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     return [int(line.split(":")[0], 16) for line in found]
 
 

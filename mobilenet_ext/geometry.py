@@ -72,21 +72,20 @@ def padding_columns(padding: Padding) -> tuple[int, int, int, int]:
 def padding_rule(columns: Sequence[int]) -> Padding:
     """Read what padding_columns has written."""
     left, right, top, bottom = columns
-    return "same" if left < 0 else (left, right, top, bottom)
+    pads = (left, right, top, bottom)
+    return "same" if pads == _SAME else pads
 
 
 def conv_geometry(
     size: Sequence[int], kernel_size: int, stride: int, padding: Padding, dilation: int
 ) -> Conv:
     """Resolve a padding rule for a map of a size (height, width)."""
-    if isinstance(padding, int):
-        pads = (padding, padding, padding, padding)
-    elif padding == "same":
+    if padding == "same":
         height, width = size
         pads = (
             *same_padding(width, kernel_size, stride, dilation),
             *same_padding(height, kernel_size, stride, dilation),
         )
     else:
-        pads = padding
+        pads = padding_columns(padding)
     return Conv(stride, *pads, dilation)

@@ -80,12 +80,14 @@ class FrozenMobileNet(Described, nn.Module):
             ValueError: the input is not [N, in_channels, H, W]; or with `cuda_graph` it is not on
                 the CUDA device of the model, or autocast is on.
         """
+        if torch.compiler.is_compiling():
+            self._check_input(input)  # a trace does not meet the op's errors
         packed = self._packed
         if packed is not None and input.is_cpu and input.dtype == torch.float32:
             try:
                 return packed.run(input)
             except RuntimeError:
-                self._check_input(input)  # here, as it takes time; its message says more
+                self._check_input(input)  # only now, as it takes time; it says more than the op
                 raise
         return self._forward_by_graph(input) if self._has_graphs else self._forward_by_layers(input)
 

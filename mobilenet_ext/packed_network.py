@@ -61,7 +61,7 @@ class PackedNetwork:
         activation = ACTIVATIONS[stem.activation]
         # After the input, in the op's order: by name the call would take longer.
         self.arguments = (
-            _join(parts), torch.tensor(rows), outputs, bool(classifier), activation
+            _join(parts), torch.tensor(rows, device="cpu"), outputs, bool(classifier), activation
         )  # fmt: skip
 
     @staticmethod

@@ -101,7 +101,8 @@ def test_a_change_is_noticed(change: Callable[[MobileNet], None]) -> None:
     stock, fused = (model.eval() for model in make_pair(torch.float64))
     x = images(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
-        before = fused(x)
+        for _ in range(2):  # the second call relies on what the first has read
+            before = fused(x)
     change(stock), change(fused)
     assert_up_to_date(fused, stock, x)
     with torch.no_grad():
@@ -189,7 +190,8 @@ def test_a_hook_is_not_bypassed() -> None:
         return output * 2
 
     with torch.no_grad():
-        before = fused(x)
+        for _ in range(2):
+            before = fused(x)
         layers = [model.blocks[4].depthwise.conv for model in (stock, fused)]
         handles = [layer.register_forward_hook(double) for layer in layers]
         assert_up_to_date(fused, stock, x)
@@ -215,7 +217,8 @@ def test_a_replaced_layer_is_not_bypassed(name: str, layer: nn.Module) -> None:
     stock, fused = (model.eval() for model in make_pair())
     x = images(2, 3, 64, 64)
     with torch.no_grad():
-        fused(x)
+        for _ in range(2):
+            fused(x)
         for model in (stock, fused):
             model.set_submodule(name, layer)
         torch.testing.assert_close(fused(x), stock(x), rtol=1e-4, atol=1e-4)
@@ -238,7 +241,8 @@ def test_one_layer_in_training_mode(name: str) -> None:
         if name == "dropout":
             model.set_submodule(name, Doubling().eval())
     with torch.no_grad():
-        before = fused(x)
+        for _ in range(2):
+            before = fused(x)
         for model in (stock, fused):
             model.get_submodule(name).train()
         after = fused(x)

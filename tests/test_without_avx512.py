@@ -28,11 +28,13 @@ def compile_library(source: pathlib.Path, library: pathlib.Path) -> pathlib.Path
     return library
 
 
-def run_hidden(hider: pathlib.Path, code: str) -> subprocess.CompletedProcess[str]:
+def run_hidden(
+    hider: pathlib.Path, code: str, way: str = "faults"
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],
         check=False,
-        env={**os.environ, "LD_PRELOAD": str(hider)},
+        env={**os.environ, "LD_PRELOAD": str(hider), "WITHOUT_AVX512": way},
         cwd=hider.parent,
         capture_output=True,
         text=True,
@@ -78,7 +80,7 @@ print(json.dumps([*vendor, features[1]]))
     command = [sys.executable, "-c", code]
     plain = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
     assert without_avx512.patch(library) == 1
-    hidden = run_hidden(hider, code)
+    hidden = run_hidden(hider, code, "breakpoints")
     assert hidden.returncode == 0, hidden.stderr
     *vendor, features = json.loads(plain.stdout)
     f_dq_ifma_pf_er_cd_bw_vl = 0xDC230000

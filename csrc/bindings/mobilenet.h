@@ -7,15 +7,15 @@
 
 namespace mobilenet_ext {
 
-// A row of the table of layers: the stem, then one for each block. Paddings are all kSame, which
-// depends on the size of the map, or as they are.
+// A row of the table of layers: the stem, then one for each block. The four
+// paddings are given, or all kSame: TensorFlow's SAME, by the size of the map.
 struct LayerRow {
   int64_t in_channels, out_channels, stride, pad_left, pad_right, pad_top, pad_bottom;
 };
 constexpr int64_t kLayerColumns = sizeof(LayerRow) / sizeof(int64_t);
 constexpr int64_t kSame = -1;
 
-// TensorFlow's SAME along one axis: an output for every stride, the odd one at the end.
+// TensorFlow's SAME along one axis: an output for every stride; the odd zero at the end.
 inline void pad_same(int64_t size, int64_t stride, int64_t* before, int64_t* after) {
   const int64_t rest = size % stride, total = 3 - (rest ? rest : stride);
   *before = total / 2;

@@ -82,6 +82,7 @@ def world(device: str | None = None) -> Iterator[World]:
     dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
     try:
         yield World(rank, size, torch.device(name))
-        dist.barrier()  # torchrun stops all if one fails on leaving: not before all is written
+        # torchrun stops all processes once one fails, even while it ends: let the others write.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
