@@ -1,10 +1,12 @@
 // Depthwise convolution, forward: act(x * scale + shift) on load, convolve, then store raw with
 // statistics, or act(y * scale + shift). NHWC. An item owns a block of channels in a band of output
-// rows of some images; it streams their input rows through a ring, so the input is read once, the
-// output written once, and every arithmetic loop runs on L1/L2 data without a border case.
+// rows of some images. Rows that nothing happens to on load are read in place by the kernels of
+// depthwise_rows.inl.h; others stream through a ring. So the input is read from memory once, the
+// output written once, and every arithmetic loop runs on L1/L2 data.
 #pragma once
 
 #include "kernels/cpu/conv_rows.inl.h"
+#include "kernels/cpu/depthwise_rows.inl.h"
 #include "kernels/cpu/reduce.inl.h"
 
 namespace mobilenet_ext::cpu {
@@ -39,6 +41,7 @@ struct ForwardScratch {
   Moments<A> moments;
   Ring<A> ring;
   Row<A> raw;  // one output row before the epilogue
+  ConvRow<A> row{};
   TapColumns columns;
   Taps<A> taps;
 
@@ -51,59 +54,118 @@ struct ForwardScratch {
         taps(s.kernel * s.kernel, arena) {}
 };
 
-// A row of outputs from the taps, stored and counted: at once, where nothing comes in between.
-template <typename T, typename A = Accumulator<T>>
-inline void convolve_row(const DepthwiseConvArgs& args, const ChannelMap<A>& epilogue,
-                         int64_t channels, Row<T> to, bool first, ForwardScratch<A>& scratch) {
-  const int64_t step = args.shape.stride * scratch.ring.stride;
-  if constexpr (kIsPlain<T>) {
-    if (!epilogue.scale && channels % kLanes<A> == 0) {
-      if (!args.mean) return correlate(scratch.taps, channels, step, to);
-      if (!first) return correlate(scratch.taps, channels, step, to, scratch.moments);
-    }
-  }
-  correlate(scratch.taps, whole_vectors<A>(channels), step, scratch.raw);
-  store_row<T, A>({scratch.raw.data, to.pixels, scratch.raw.stride}, epilogue, channels, to);
-  if (!args.mean) return;
-  if (first) start_moments(to.data, channels, scratch.moments);
-  add_moments<T>({to.data, to.pixels, to.stride}, channels, scratch.moments);
-}
-
+// One item: T is the storage type.
 template <typename T>
-inline void forward_item(const DepthwiseConvArgs& args, const ConvItem& item,
-                         ForwardScratch<Accumulator<T>>& scratch) {
+struct ForwardItem {
   using A = Accumulator<T>;
-  const ConvShape& s = args.shape;
-  const ForwardWorkspace<A> workspace(args);
+  const DepthwiseConvArgs& args;
+  const ConvShape& s;
+  const ConvItem& item;
+  ForwardScratch<A>& scratch;
+  const ForwardWorkspace<A> workspace{args};
+  const ChannelMap<A> prologue{args.prologue, item.channels.begin};
+  const ChannelMap<A> epilogue{args.epilogue, item.channels.begin};
   const int64_t channels = item.channels.size();
-  const ChannelMap<A> prologue(args.prologue, item.channels.begin);
-  const ChannelMap<A> epilogue(args.epilogue, item.channels.begin);
-  const A* weight = workspace.weight.data + item.channels.begin;
-  scratch.ring.clear();
-  find_forward_columns(s, scratch.ring.stride, scratch.columns);
-  bool first = true;
-  for (int64_t n = item.images.begin; n < item.images.end; ++n) {
-    const T* image = static_cast<const T*>(args.input) + n * s.in_height * s.in_width * s.channels +
-                     item.channels.begin;
-    int64_t staged = 0;  // the padded row to stage next
-    for (int64_t y = item.rows.begin; y < item.rows.end; ++y) {
-      const int64_t end = y * s.stride + kernel_extent(s);
-      for (staged = max_of(staged, y * s.stride); staged < end; ++staged) {
-        stage_input_row(s, image, staged, prologue, channels, scratch.ring);
-      }
-      find_forward_taps(s, y, scratch.columns, scratch.ring, weight, workspace.weight.stride,
-                        scratch.taps);
-      T* row = static_cast<T*>(args.output) + (n * s.out_height + y) * s.out_width * s.channels +
-               item.channels.begin;
-      convolve_row<T>(args, epilogue, channels, {row, s.out_width, s.channels}, first, scratch);
-      first = false;
+  const A* const weight = workspace.weight.data + item.channels.begin;
+  const bool has_rows = has_row_kernel(s), is_whole = channels % kLanes<A> == 0;
+  const bool in_place = kIsPlain<T> && has_rows && is_whole && !args.prologue.scale;
+  // Of the rows that are read: the map's, or staged ones, which have their padding.
+  const ConvShape row_shape = in_place ? s : staged_shape(s);
+  const Range inner = inner_outputs(row_shape);
+
+  static ConvShape staged_shape(ConvShape s) {
+    s.pad_left = 0;
+    s.in_width = input_ring_pixels(s);
+    return s;
+  }
+
+  // Padded row r of the image at `image`, staged already where that is needed.
+  const A* row_at(const T* image, int64_t r) const {
+    if constexpr (kIsPlain<T>) {
+      if (in_place) return image + (r - s.pad_top) * s.in_width * s.channels;
+    }
+    return scratch.ring.row(r);
+  }
+
+  // Makes ready for output row `y`.
+  void find_taps(const T* image, int64_t y) const {
+    const int64_t stride = workspace.weight.stride;
+    if (!has_rows) {
+      return find_forward_taps(s, y, scratch.columns, scratch.ring, weight, stride, scratch.taps);
+    }
+    ConvRow<A>& row = scratch.row;
+    row.tap_stride = stride;
+    row.channels = whole_vectors<A>(channels);
+    row.pitch = in_place ? s.channels : scratch.ring.stride;
+    row.tap_rows = 0;
+    const int64_t top = y * s.stride;
+    for (int64_t ky = 0; ky < 3; ++ky) {
+      if (!may_meet(top + ky - s.pad_top, 1, 1, s.in_height)) continue;
+      row.add(row_at(image, top + ky), weight + ky * 3 * stride);
+    }
+    const int64_t fresh = y == item.rows.begin ? 3 : s.stride;
+    row.unread = in_place ? min_of(fresh, row.tap_rows) : 0;
+  }
+
+  template <typename Epilogue>
+  void convolve_to(Row<A> to, bool is_streamed, Epilogue sums) const {
+    scratch.row.output = to;
+    scratch.row.is_streamed = is_streamed;
+    if (s.stride == 1) {
+      convolve<1>(row_shape, scratch.row, inner, sums);
+    } else {
+      convolve<2>(row_shape, scratch.row, inner, sums);
     }
   }
-  if (!args.mean) return;
-  const int64_t at = item.partial * s.channels + item.channels.begin;
-  const int64_t count = item.images.size() * item.rows.size() * s.out_width;
-  finish_moments(scratch.moments, channels, count, workspace.moments, at);
-}
+
+  // A row of outputs, stored and counted: at once, where nothing comes in between.
+  void convolve_row(Row<T> to, bool first) const {
+    if constexpr (kIsPlain<T>) {
+      if (has_rows && is_whole && !(args.mean && first)) {
+        if (args.mean) return convolve_to(to, true, CountSums<A>{scratch.moments});
+        return dispatch_map(epilogue, [&](auto tag) {
+          convolve_to(to, true, MapSums<A, typename decltype(tag)::type>{epilogue});
+        });
+      }
+    }
+    const Row<A> raw{scratch.raw.data, to.pixels, scratch.raw.stride};
+    if (has_rows) {
+      convolve_to(raw, false, MapSums<A, Identity<A>>{epilogue});
+    } else {
+      correlate(scratch.taps, whole_vectors<A>(channels), s.stride * scratch.ring.stride, raw);
+    }
+    store_row<T, A>({raw.data, raw.pixels, raw.stride}, epilogue, channels, to);
+    if (!args.mean) return;
+    if (first) start_moments(to.data, channels, scratch.moments);
+    add_moments<T>({to.data, to.pixels, to.stride}, channels, scratch.moments);
+  }
+
+  void run() const {
+    scratch.ring.clear();
+    find_forward_columns(s, scratch.ring.stride, scratch.columns);
+    bool first = true;
+    for (int64_t n = item.images.begin; n < item.images.end; ++n) {
+      const T* image = static_cast<const T*>(args.input) +
+                       n * s.in_height * s.in_width * s.channels + item.channels.begin;
+      int64_t staged = 0;  // the padded row to stage next
+      for (int64_t y = item.rows.begin; y < item.rows.end; ++y) {
+        const int64_t end = y * s.stride + kernel_extent(s);
+        for (staged = max_of(staged, y * s.stride); !in_place && staged < end; ++staged) {
+          stage_input_row(s, image, staged, prologue, channels, scratch.ring);
+        }
+        find_taps(image, y);
+        T* row = static_cast<T*>(args.output) + (n * s.out_height + y) * s.out_width * s.channels +
+                 item.channels.begin;
+        convolve_row({row, s.out_width, s.channels}, first);
+        first = false;
+      }
+    }
+    if (!args.mean) return;
+    const int64_t at = item.partial * s.channels + item.channels.begin;
+    const int64_t count = item.images.size() * item.rows.size() * s.out_width;
+    finish_moments(scratch.moments, channels, count, workspace.moments, at);
+  }
+};
 
 inline int64_t forward_workspace_bytes(const DepthwiseConvArgs& args) {
   return dispatch_accumulator(args.dtype,
@@ -142,7 +204,8 @@ inline void forward_run(const DepthwiseConvArgs& args, int64_t begin, int64_t en
     using T = decltype(t);
     ForwardScratch<Accumulator<T>> memory(args.shape, p, scratch);
     for (int64_t i = begin; i < end; ++i) {
-      forward_item<T>(args, conv_item(args.shape, p, i), memory);
+      const ConvItem item = conv_item(args.shape, p, i);
+      ForwardItem<T>{args, args.shape, item, memory}.run();
     }
   });
 }

@@ -60,7 +60,7 @@ struct MapSums {
   Map map{params, 0, AllLanes{}};
 
   void begin(int64_t channel) { map = Map(params, channel, AllLanes{}); }
-  Vec<A> start() const { return {}; }
+  Vec<A> start() const { return Vec<A>{}; }
   Vec<A> operator()(Vec<A> sum) const { return map(sum); }
   void end(int64_t) const {}
   void count(int64_t) const {}
@@ -73,7 +73,7 @@ struct CountSums {
   VectorMoments<A> vector{moments};
 
   void begin(int64_t channel) { vector.start(channel); }
-  Vec<A> start() const { return {}; }
+  Vec<A> start() const { return Vec<A>{}; }
   Vec<A> operator()(Vec<A> sum) {
     vector.add(sum);
     return sum;
@@ -121,9 +121,11 @@ __attribute__((always_inline)) inline void convolve_vector(const ConvRow<A>& row
   }
 }
 
-// Asks for what a strip some 8 KB on will need.
+// Asks for what a strip some 8 KB on will need. (A call of it GCC would leave out, as it has no
+// effect.)
 template <int kOutputs, int kStride, typename A>
-inline void ask_for_vector(const ConvRow<A>& row, int64_t x, int64_t column, int64_t channel) {
+__attribute__((always_inline)) inline void ask_for_vector(const ConvRow<A>& row, int64_t x,
+                                                          int64_t column, int64_t channel) {
   for (int64_t y = row.tap_rows - row.unread; y < row.tap_rows; ++y) {
     const A* const from = row.taps[y].input + column * row.pitch + channel;
 #pragma GCC unroll 16

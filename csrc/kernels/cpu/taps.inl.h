@@ -43,16 +43,8 @@ inline void dispatch_taps(int64_t count, F f) {
   }
 }
 
-template <typename A>
-struct NoMoments {
-  void start(int64_t) {}
-  void add(Vec<A>) {}
-  void finish(int64_t) const {}
-};
-
-template <int kTaps, typename A, typename Counted>
-inline void correlate_taps(const Taps<A>& taps, Range pixels, int64_t channels, int64_t step,
-                           Row<A> to, Counted moments) {
+template <int kTaps, typename A>
+inline void correlate_taps(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to) {
   const int64_t count = kTaps ? kTaps : taps.count;
   for (int64_t c = 0; c < channels; c += kLanes<A>) {
     Vec<A> weight[kTaps ? kTaps : 1];
@@ -61,8 +53,7 @@ inline void correlate_taps(const Taps<A>& taps, Range pixels, int64_t channels, 
       weight[t] = load(taps.weight[t] + c, AllLanes{});
       input[t] = taps.input[t] + c;
     }
-    moments.start(c);
-    for (int64_t p = pixels.begin; p < pixels.end; ++p) {
+    for (int64_t p = 0; p < to.pixels; ++p) {
       Vec<A> sum{};
       for (int64_t t = 0; t < count; ++t) {
         const Vec<A> w = kTaps ? weight[kTaps ? t : 0] : load(taps.weight[t] + c, AllLanes{});
@@ -70,9 +61,7 @@ inline void correlate_taps(const Taps<A>& taps, Range pixels, int64_t channels, 
         sum += w * load(from + p * step, AllLanes{});
       }
       store(to.data + p * to.stride + c, sum, AllLanes{});
-      moments.add(sum);
     }
-    moments.finish(c);
   }
 }
 
@@ -80,19 +69,7 @@ inline void correlate_taps(const Taps<A>& taps, Range pixels, int64_t channels, 
 template <typename A>
 inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to) {
   dispatch_taps(taps.count, [&](auto held) {
-    correlate_taps<decltype(held)::value>(taps, {0, to.pixels}, channels, step, to, NoMoments<A>{});
-  });
-}
-
-// The same, counted.
-template <typename A>
-inline void correlate(const Taps<A>& taps, int64_t channels, int64_t step, Row<A> to,
-                      Moments<A>& moments) {
-  dispatch_taps(taps.count, [&](auto held) {
-    for_each_run(to.pixels, moments.sums, [&](Range run) {
-      correlate_taps<decltype(held)::value>(taps, run, channels, step, to,
-                                            VectorMoments<A>{moments});
-    });
+    correlate_taps<decltype(held)::value>(taps, channels, step, to);
   });
 }
 
