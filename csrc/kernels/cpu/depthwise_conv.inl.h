@@ -111,10 +111,11 @@ struct ForwardItem {
   void convolve_to(Row<A> to, bool is_streamed, Epilogue sums) const {
     scratch.row.output = to;
     scratch.row.is_streamed = is_streamed;
+    const int64_t part = in_place ? kStrip : kRunPixels;
     if (s.stride == 1) {
-      convolve<1>(row_shape, scratch.row, inner, sums);
+      convolve<1>(row_shape, scratch.row, inner, part, sums);
     } else {
-      convolve<2>(row_shape, scratch.row, inner, sums);
+      convolve<2>(row_shape, scratch.row, inner, part, sums);
     }
   }
 

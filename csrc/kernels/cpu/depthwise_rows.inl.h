@@ -1,5 +1,5 @@
-// The depthwise convolution's arithmetic for the kernels that networks have, 3 x 3 at stride 1 or 2,
-// a row of outputs at a time: from a map in place, or from staged rows. Strips of up to eight
+// The depthwise convolution's arithmetic for the kernels that networks have, 3 x 3 at stride 1 or
+// 2, a row of outputs at a time: from a map in place, or from staged rows. Strips of up to eight
 // neighbouring outputs share what they load, in all channels before the next strip, so that memory
 // is read in order. Taps outside the map are left out, so that maps of a few pixels, which are all
 // border, do less work and not more. Other kernels: taps.inl.h.
@@ -10,6 +10,11 @@
 
 namespace mobilenet_ext::cpu {
 namespace {
+
+constexpr int64_t kStrip = 8;  // outputs
+// What comes from memory is asked for so much earlier than it is used: two strips of inputs, or
+// what memory sends in the time that it takes to answer.
+constexpr int64_t kPixelsAhead = 2 * kStrip, kLeastBytesAhead = 4 * 1024;
 
 inline bool has_row_kernel(const ConvShape& s) {
   const bool overlaps = s.pad_left < 3 && s.pad_right < 3 && s.pad_top < 3 && s.pad_bottom < 3;
@@ -30,7 +35,7 @@ struct ConvRow {
   int64_t tap_rows;    // of which so many lie inside the map
   int64_t tap_stride;  // elements from a tap's weights to those of the next
   int64_t channels;
-  int64_t pitch;   // elements from an input pixel to the next
+  int64_t pitch;  // elements from an input pixel to the next
   Row<A> output;
   int64_t unread;    // the last so many tap rows have to come from memory
   bool is_streamed;  // outputs go there
@@ -53,16 +58,19 @@ inline const A* opaque(const A* address) {
   return address;
 }
 
-// What happens to sums before they are stored: they are mapped, from zero on, ...
+// What happens to the sums of a vector of channels before they are stored: they are mapped, from
+// zero on, ...
 template <typename A, typename Map>
 struct MapSums {
   const ChannelMap<A>& params;
-  Map map{params, 0, AllLanes{}};
 
-  void begin(int64_t channel) { map = Map(params, channel, AllLanes{}); }
-  Vec<A> start() const { return Vec<A>{}; }
-  Vec<A> operator()(Vec<A> sum) const { return map(sum); }
-  void end(int64_t) const {}
+  struct Vector {
+    Map map;
+    Vec<A> start() const { return Vec<A>{}; }
+    Vec<A> operator()(Vec<A> sum) const { return map(sum); }
+    void end() const {}
+  };
+  Vector at(int64_t channel) const { return {Map(params, channel, AllLanes{})}; }
   void count(int64_t) const {}
 };
 
@@ -70,15 +78,22 @@ struct MapSums {
 template <typename A>
 struct CountSums {
   Moments<A>& moments;
-  VectorMoments<A> vector{moments};
 
-  void begin(int64_t channel) { vector.start(channel); }
-  Vec<A> start() const { return Vec<A>{}; }
-  Vec<A> operator()(Vec<A> sum) {
-    vector.add(sum);
-    return sum;
+  struct Vector {
+    VectorMoments<A> moments;
+    int64_t channel;
+    Vec<A> start() const { return Vec<A>{}; }
+    Vec<A> operator()(Vec<A> sum) {
+      moments.add(sum);
+      return sum;
+    }
+    void end() const { moments.finish(channel); }
+  };
+  Vector at(int64_t channel) const {
+    Vector vector{{moments}, channel};
+    vector.moments.start(channel);
+    return vector;
   }
-  void end(int64_t channel) const { vector.finish(channel); }
   void count(int64_t pixels) const { moments.sums.count(pixels); }
 };
 
@@ -90,14 +105,14 @@ struct Columns {
 using AllColumns = Columns<0, 3>;
 
 // Outputs x, x + 1, ... of a vector of channels; input column 0 of output x is `column`.
-template <int kOutputs, int kStride, typename C, typename A, typename Epilogue>
+template <int kOutputs, int kStride, typename C, typename A, typename Sums>
 __attribute__((always_inline)) inline void convolve_vector(const ConvRow<A>& row, int64_t x,
                                                            int64_t column, int64_t channel, C,
-                                                           Epilogue& epilogue) {
+                                                           Sums& sums) {
   const int64_t pitch = row.pitch, at = column * pitch + channel;
   Vec<A> sum[kOutputs];
 #pragma GCC unroll 8
-  for (int i = 0; i < kOutputs; ++i) sum[i] = epilogue.start();
+  for (int i = 0; i < kOutputs; ++i) sum[i] = sums.start();
   for (int64_t y = 0; y < row.tap_rows; ++y) {
     const A* from = opaque(row.taps[y].input + at);
     const A* taps = row.taps[y].weight + channel;
@@ -117,36 +132,68 @@ __attribute__((always_inline)) inline void convolve_vector(const ConvRow<A>& row
   A* const to = row.output.at(x, channel);
 #pragma GCC unroll 8
   for (int i = 0; i < kOutputs; ++i) {
-    store(to + i * row.output.stride, epilogue(sum[i]), AllLanes{});
+    store(to + i * row.output.stride, sums(sum[i]), AllLanes{});
   }
 }
 
-// Asks for what a strip some 8 KB on will need. (A call of it GCC would leave out, as it has no
-// effect.)
-template <int kOutputs, int kStride, typename A>
-__attribute__((always_inline)) inline void ask_for_vector(const ConvRow<A>& row, int64_t x,
-                                                          int64_t column, int64_t channel) {
+// How far ahead a stream is asked for, in elements; `pitch` of them are a pixel.
+inline int64_t elements_ahead(int64_t pixels, int64_t pitch, int64_t element_bytes) {
+  return max_of(pixels * pitch, divide(kLeastBytesAhead, element_bytes));
+}
+
+// Asks for what the next strips will need. (A call of it GCC would leave out, as without effect.)
+template <int kStride, typename A>
+__attribute__((always_inline)) inline void ask_for_strip(const ConvRow<A>& row, int64_t x,
+                                                         int64_t column, int64_t channel) {
+  constexpr int64_t kPixels = kStrip * kStride;
+  const int64_t in = elements_ahead(kPixelsAhead, row.pitch, sizeof(A));
+  const int64_t out = elements_ahead(kPixelsAhead / kStride, row.output.stride, sizeof(A));
   for (int64_t y = row.tap_rows - row.unread; y < row.tap_rows; ++y) {
-    const A* const from = row.taps[y].input + column * row.pitch + channel;
+    const A* const from = row.taps[y].input + column * row.pitch + channel + in;
 #pragma GCC unroll 16
-    for (int i = 0; i < kOutputs * kStride; ++i) ask_ahead(from + i * row.pitch);
+    for (int64_t i = 0; i < kPixels; ++i) __builtin_prefetch(from + i * row.pitch);
   }
+  const A* const to = row.output.at(x, channel) + out;
 #pragma GCC unroll 8
-  for (int i = 0; i < kOutputs; ++i) ask_ahead(row.output.at(x + i, channel));
+  for (int64_t i = 0; i < kStrip; ++i) __builtin_prefetch(to + i * row.output.stride);
 }
 
-// Outputs x, x + 1, ... in all channels.
-template <int kOutputs, int kStride, typename C, typename A, typename Epilogue>
-inline void convolve_strip(const ConvShape& s, const ConvRow<A>& row, int64_t x, C columns,
-                           Epilogue& epilogue) {
-  const int64_t column = x * kStride - s.pad_left;
+// Outputs `at`, whose columns are all inside.
+template <int kStride, typename A, typename Epilogue>
+inline void convolve_inside(const ConvShape& s, const ConvRow<A>& row, Range at,
+                            const Epilogue& epilogue) {
   for (int64_t c = 0; c < row.channels; c += kLanes<A>) {
-    if (kOutputs == 8 && row.is_streamed) ask_for_vector<8, kStride>(row, x, column, c);
-    epilogue.begin(c);
-    convolve_vector<kOutputs, kStride>(row, x, column, c, columns, epilogue);
-    epilogue.end(c);
+    auto sums = epilogue.at(c);
+    int64_t x = at.begin, column = x * kStride - s.pad_left;
+    for (; x + kStrip <= at.end; x += kStrip, column += kStrip * kStride) {
+      if (row.is_streamed) ask_for_strip<kStride>(row, x, column, c);
+      convolve_vector<kStrip, kStride>(row, x, column, c, AllColumns{}, sums);
+    }
+    const int64_t rest = at.end - x;
+    if (rest & 4) {
+      convolve_vector<4, kStride>(row, x, column, c, AllColumns{}, sums);
+      x += 4, column += 4 * kStride;
+    }
+    if (rest & 2) {
+      convolve_vector<2, kStride>(row, x, column, c, AllColumns{}, sums);
+      x += 2, column += 2 * kStride;
+    }
+    if (rest & 1) convolve_vector<1, kStride>(row, x, column, c, AllColumns{}, sums);
+    sums.end();
   }
-  epilogue.count(kOutputs);
+  epilogue.count(at.size());
+}
+
+// Output x, of which only some columns are.
+template <int kStride, typename C, typename A, typename Epilogue>
+inline void convolve_border(const ConvShape& s, const ConvRow<A>& row, int64_t x, C columns,
+                            const Epilogue& epilogue) {
+  for (int64_t c = 0; c < row.channels; c += kLanes<A>) {
+    auto sums = epilogue.at(c);
+    convolve_vector<1, kStride>(row, x, x * kStride - s.pad_left, c, columns, sums);
+    sums.end();
+  }
+  epilogue.count(1);
 }
 
 // Calls f(columns) for output x of a row, which reaches over an edge of the map.
@@ -159,27 +206,20 @@ inline void dispatch_columns(const ConvShape& s, int64_t x, F f) {
   return end == 3 ? f(Columns<1, 3>{}) : f(Columns<1, 2>{});
 }
 
-// A row, of which the outputs `inner` have all their columns inside the map.
+// A row, of which the outputs `inner` have all their columns inside the map: these in parts of
+// `part`, in all channels before the next.
 template <int kStride, typename A, typename Epilogue>
-inline void convolve(const ConvShape& s, const ConvRow<A>& row, Range inner, Epilogue epilogue) {
+inline void convolve(const ConvShape& s, const ConvRow<A>& row, Range inner, int64_t part,
+                     const Epilogue& epilogue) {
   for (int64_t x = 0; x < s.out_width;) {
-    const int64_t inside = x < inner.begin ? 0 : inner.end - x;
-    if (inside >= 8) {
-      convolve_strip<8, kStride>(s, row, x, AllColumns{}, epilogue);
-      x += 8;
-    } else if (inside >= 4) {
-      convolve_strip<4, kStride>(s, row, x, AllColumns{}, epilogue);
-      x += 4;
-    } else if (inside >= 2) {
-      convolve_strip<2, kStride>(s, row, x, AllColumns{}, epilogue);
-      x += 2;
-    } else if (inside == 1) {
-      convolve_strip<1, kStride>(s, row, x, AllColumns{}, epilogue);
-      x += 1;
+    if (x >= inner.begin && x < inner.end) {
+      const Range at{x, min_of(x + part, inner.end)};
+      convolve_inside<kStride>(s, row, at, epilogue);
+      x = at.end;
     } else {
       dispatch_columns(
-          s, x, [&](auto columns) { convolve_strip<1, kStride>(s, row, x, columns, epilogue); });
-      x += 1;
+          s, x, [&](auto columns) { convolve_border<kStride>(s, row, x, columns, epilogue); });
+      ++x;
     }
   }
 }

@@ -25,12 +25,14 @@ struct MapRows {
 template <Activation kActivation>
 struct AddBias {
   const float* bias;
-  Vec<float> vector{};
 
-  void begin(int64_t channel) { vector = load(bias + channel, AllLanes{}); }
-  Vec<float> start() const { return vector; }
-  Vec<float> operator()(Vec<float> sum) const { return activate<kActivation>(sum); }
-  void end(int64_t) const {}
+  struct Vector {
+    Vec<float> bias;
+    Vec<float> start() const { return bias; }
+    Vec<float> operator()(Vec<float> sum) const { return activate<kActivation>(sum); }
+    void end() const {}
+  };
+  Vector at(int64_t channel) const { return {load(bias + channel, AllLanes{})}; }
   void count(int64_t) const {}
 };
 
@@ -55,7 +57,7 @@ void depthwise_rows(const MobileNetLayer& layer, const MapRows& input, Range row
       row.add(input.at(image * s.in_height + top + y), layer.weight + y * 3 * tap_stride);
     }
     row.output = {output + (r - rows.begin) * s.out_width * row.pitch, s.out_width, row.pitch};
-    convolve<kStride>(s, row, inner, epilogue);
+    convolve<kStride>(s, row, inner, kStrip, epilogue);
   }
 }
 
