@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels/cpu/backward_memory.inl.h"
+#include "kernels/cpu/depthwise_rows.inl.h"
 #include "kernels/cpu/reduce.inl.h"
 
 namespace mobilenet_ext::cpu {
@@ -78,7 +79,31 @@ struct BackwardItem {
     }
   }
 
-  void store_input_gradient(int64_t n, int64_t y) const {
+  // A row of input gradients at stride 1, a convolution with the kernel turned round, into `to`.
+  template <typename Epilogue>
+  void convolve_gradient(int64_t y, Row<A> to, const Epilogue& epilogue) const {
+    ConvRow<A> row = {};
+    row.tap_stride = -workspace.weight.stride;
+    row.channels = whole_vectors<A>(channels);
+    row.pitch = scratch.gradient.stride;
+    row.output = to;
+    row.is_streamed = to.data != scratch.grad_input.data;
+    const int64_t first = s.pad_left + scratch.gradient_before - 2;
+    const A* weight = workspace.weight.data + item.channels.begin;
+    for (int64_t ky = 0; ky < 3; ++ky) {
+      const int64_t from_y = y + s.pad_top - ky;
+      if (from_y < 0 || from_y >= s.out_height) continue;
+      row.add(scratch.gradient.row(from_y) + first * row.pitch,
+              weight + (ky * 3 + 2) * workspace.weight.stride);
+    }
+    ConvShape inside = s;  // zeros beside the staged gradients are no border
+    inside.pad_left = 0;
+    inside.out_width = s.in_width;
+    convolve<1>(inside, row, {0, s.in_width}, kRunPixels, epilogue);
+  }
+
+  // The same by taps, for any kernel and stride.
+  void correlate_gradient(int64_t y) const {
     const int64_t stride = scratch.grad_input.stride;
     for (int64_t x = 0; x < column_lists(s); ++x) {
       const TapColumns& columns = scratch.columns[x];
@@ -86,14 +111,33 @@ struct BackwardItem {
       correlate(scratch.taps, whole_vectors<A>(channels), scratch.gradient.stride,
                 Row<A>{scratch.grad_input.data + x * stride, columns.pixels, s.stride * stride});
     }
-    const Row<const A> from{scratch.grad_input.data, s.in_width, stride};
+  }
+
+  void store_input_gradient(int64_t n, int64_t y) const {
     const Row<T> to{row_of(static_cast<T*>(args.grad_input), n, y, s.in_height, s.in_width),
                     s.in_width, s.channels};
-    if (!args.prologue.scale) return store_row(from, prologue, channels, to);
+    const T* raw = row_of(static_cast<const T*>(args.input), n, y, s.in_height, s.in_width);
     const A* mean = ChannelMap<A>::at(args.input_mean, item.channels.begin);
-    store_gradient_row(from,
-                       row_of(static_cast<const T*>(args.input), n, y, s.in_height, s.in_width),
-                       prologue, mean, channels, to, scratch.sums);
+    const bool has_rows = has_row_kernel(s) && s.stride == 1;
+    if constexpr (kIsPlain<T>) {
+      if (has_rows && channels % kLanes<A> == 0) {
+        if (!prologue.scale) return convolve_gradient(y, to, MapSums<A, Identity<A>>{prologue});
+        return dispatch_map(prologue, [&](auto tag) {
+          const Row<const A> at{raw, to.pixels, to.stride};
+          using Mask = MaskSums<A, typename decltype(tag)::type>;
+          convolve_gradient(y, to, Mask{prologue, mean, at, scratch.sums});
+        });
+      }
+    }
+    if (has_rows) {
+      convolve_gradient(y, scratch.grad_input, MapSums<A, Identity<A>>{prologue});
+    } else {
+      correlate_gradient(y);
+    }
+    const Row<A>& row = scratch.grad_input;
+    const Row<const A> from{row.data, row.pixels, row.stride};
+    if (!args.prologue.scale) return store_row(from, prologue, channels, to);
+    store_gradient_row(from, raw, prologue, mean, channels, to, scratch.sums);
   }
 
   // Input rows [begin, end) belong to the item; their gradients need output rows [first, last].

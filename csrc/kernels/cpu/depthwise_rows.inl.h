@@ -58,8 +58,8 @@ inline const A* opaque(const A* address) {
   return address;
 }
 
-// What happens to the sums of a vector of channels before they are stored: they are mapped, from
-// zero on, ...
+// What happens to the sums of a vector of channels, each of its output, before they are stored:
+// they are mapped, from zero on, ...
 template <typename A, typename Map>
 struct MapSums {
   const ChannelMap<A>& params;
@@ -67,14 +67,45 @@ struct MapSums {
   struct Vector {
     Map map;
     Vec<A> start() const { return Vec<A>{}; }
-    Vec<A> operator()(Vec<A> sum) const { return map(sum); }
+    Vec<A> operator()(Vec<A> sum, int64_t) const { return map(sum); }
     void end() const {}
   };
   Vector at(int64_t channel) const { return {Map(params, channel, AllLanes{})}; }
   void count(int64_t) const {}
 };
 
-// ... or counted.
+// ... or masked as gradients behind the map's activation, at the inputs `raw`, and counted as such,
+template <typename A, typename Map>
+struct MaskSums {
+  const ChannelMap<A>& params;
+  const A* mean;
+  Row<const A> raw;
+  ChannelSums<A>& sums;
+
+  struct Vector {
+    const MaskSums& row;
+    int64_t channel;
+    Map map;
+    Vec<A> mean, sum, dot;
+
+    Vec<A> start() const { return Vec<A>{}; }
+    Vec<A> operator()(Vec<A> gradient, int64_t pixel) {
+      const Vec<A> x = load(row.raw.at(pixel, channel), AllLanes{});
+      const Vec<A> dy = map.gradient(gradient, x);
+      sum += dy;
+      dot += dy * (x - mean);
+      return dy;
+    }
+    void end() const { row.sums.add(channel, sum, dot); }
+  };
+  Vector at(int64_t c) const {
+    const Vec<A> center = mean ? load(mean + c, AllLanes{}) : Vec<A>{};
+    return {*this, c, Map(params, c, AllLanes{}), center, Vec<A>{}, Vec<A>{}};
+  }
+  void count(int64_t pixels) const { sums.count(pixels); }
+};
+
+// ... or counted as outputs.
 template <typename A>
 struct CountSums {
   Moments<A>& moments;
@@ -83,7 +114,7 @@ struct CountSums {
     VectorMoments<A> moments;
     int64_t channel;
     Vec<A> start() const { return Vec<A>{}; }
-    Vec<A> operator()(Vec<A> sum) {
+    Vec<A> operator()(Vec<A> sum, int64_t) {
       moments.add(sum);
       return sum;
     }
@@ -132,7 +163,7 @@ __attribute__((always_inline)) inline void convolve_vector(const ConvRow<A>& row
   A* const to = row.output.at(x, channel);
 #pragma GCC unroll 8
   for (int i = 0; i < kOutputs; ++i) {
-    store(to + i * row.output.stride, sums(sum[i]), AllLanes{});
+    store(to + i * row.output.stride, sums(sum[i], x + i), AllLanes{});
   }
 }
 

@@ -29,7 +29,7 @@ struct AddBias {
   struct Vector {
     Vec<float> bias;
     Vec<float> start() const { return bias; }
-    Vec<float> operator()(Vec<float> sum) const { return activate<kActivation>(sum); }
+    Vec<float> operator()(Vec<float> sum, int64_t) const { return activate<kActivation>(sum); }
     void end() const {}
   };
   Vector at(int64_t channel) const { return {load(bias + channel, AllLanes{})}; }
