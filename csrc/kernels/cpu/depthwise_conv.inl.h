@@ -68,16 +68,10 @@ struct ForwardItem {
   const int64_t channels = item.channels.size();
   const A* const weight = workspace.weight.data + item.channels.begin;
   const bool has_rows = has_row_kernel(s), is_whole = channels % kLanes<A> == 0;
-  const bool in_place = kIsPlain<T> && has_rows && is_whole && !args.prologue.scale;
-  // Of the rows that are read: the map's, or staged ones, which have their padding.
-  const ConvShape row_shape = in_place ? s : staged_shape(s);
-  const Range inner = inner_outputs(row_shape);
-
-  static ConvShape staged_shape(ConvShape s) {
-    s.pad_left = 0;
-    s.in_width = input_ring_pixels(s);
-    return s;
-  }
+  const Range inner = inner_outputs(s);
+  // A row without a whole strip is soon staged, and then has no borders.
+  const bool in_place =
+      kIsPlain<T> && has_rows && is_whole && !args.prologue.scale && inner.size() >= kStrip;
 
   // Padded row r of the image at `image`, staged already where that is needed.
   const A* row_at(const T* image, int64_t r) const {
@@ -108,15 +102,15 @@ struct ForwardItem {
   }
 
   template <typename Epilogue>
-  void convolve_to(Row<A> to, bool is_streamed, Epilogue sums) const {
+  void convolve_to(Row<A> to, bool is_streamed, const Epilogue& sums) const {
     scratch.row.output = to;
     scratch.row.is_streamed = is_streamed;
-    const int64_t part = in_place ? kStrip : kRunPixels;
-    if (s.stride == 1) {
-      convolve<1>(row_shape, scratch.row, inner, part, sums);
-    } else {
-      convolve<2>(row_shape, scratch.row, inner, part, sums);
+    if (in_place) {
+      if (s.stride == 1) return convolve_map_row<1>(s, scratch.row, inner, sums);
+      return convolve_map_row<2>(s, scratch.row, inner, sums);
     }
+    if (s.stride == 1) return convolve_staged_row<1>(scratch.row, sums);
+    return convolve_staged_row<2>(scratch.row, sums);
   }
 
   // A row of outputs, stored and counted: at once, where nothing comes in between.

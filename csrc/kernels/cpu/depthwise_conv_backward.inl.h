@@ -96,10 +96,7 @@ struct BackwardItem {
       row.add(scratch.gradient.row(from_y) + first * row.pitch,
               weight + (ky * 3 + 2) * workspace.weight.stride);
     }
-    ConvShape inside = s;  // zeros beside the staged gradients are no border
-    inside.pad_left = 0;
-    inside.out_width = s.in_width;
-    convolve<1>(inside, row, {0, s.in_width}, kRunPixels, epilogue);
+    convolve_staged_row<1>(row, epilogue);
   }
 
   // The same by taps, for any kernel and stride.

@@ -189,42 +189,17 @@ __attribute__((always_inline)) inline void ask_for_strip(const ConvRow<A>& row, 
   for (int64_t i = 0; i < kStrip; ++i) __builtin_prefetch(to + i * row.output.stride);
 }
 
-// Outputs `at`, whose columns are all inside.
-template <int kStride, typename A, typename Epilogue>
-inline void convolve_inside(const ConvShape& s, const ConvRow<A>& row, Range at,
-                            const Epilogue& epilogue) {
+// Outputs x, x + 1, ... in all channels.
+template <int kOutputs, int kStride, typename C, typename A, typename Epilogue>
+inline void convolve_strip(const ConvRow<A>& row, int64_t x, int64_t column, C columns,
+                           const Epilogue& epilogue) {
   for (int64_t c = 0; c < row.channels; c += kLanes<A>) {
+    if (kOutputs == kStrip && row.is_streamed) ask_for_strip<kStride>(row, x, column, c);
     auto sums = epilogue.at(c);
-    int64_t x = at.begin, column = x * kStride - s.pad_left;
-    for (; x + kStrip <= at.end; x += kStrip, column += kStrip * kStride) {
-      if (row.is_streamed) ask_for_strip<kStride>(row, x, column, c);
-      convolve_vector<kStrip, kStride>(row, x, column, c, AllColumns{}, sums);
-    }
-    const int64_t rest = at.end - x;
-    if (rest & 4) {
-      convolve_vector<4, kStride>(row, x, column, c, AllColumns{}, sums);
-      x += 4, column += 4 * kStride;
-    }
-    if (rest & 2) {
-      convolve_vector<2, kStride>(row, x, column, c, AllColumns{}, sums);
-      x += 2, column += 2 * kStride;
-    }
-    if (rest & 1) convolve_vector<1, kStride>(row, x, column, c, AllColumns{}, sums);
+    convolve_vector<kOutputs, kStride>(row, x, column, c, columns, sums);
     sums.end();
   }
-  epilogue.count(at.size());
-}
-
-// Output x, of which only some columns are.
-template <int kStride, typename C, typename A, typename Epilogue>
-inline void convolve_border(const ConvShape& s, const ConvRow<A>& row, int64_t x, C columns,
-                            const Epilogue& epilogue) {
-  for (int64_t c = 0; c < row.channels; c += kLanes<A>) {
-    auto sums = epilogue.at(c);
-    convolve_vector<1, kStride>(row, x, x * kStride - s.pad_left, c, columns, sums);
-    sums.end();
-  }
-  epilogue.count(1);
+  epilogue.count(kOutputs);
 }
 
 // Calls f(columns) for output x of a row, which reaches over an edge of the map.
@@ -237,21 +212,68 @@ inline void dispatch_columns(const ConvShape& s, int64_t x, F f) {
   return end == 3 ? f(Columns<1, 3>{}) : f(Columns<1, 2>{});
 }
 
-// A row, of which the outputs `inner` have all their columns inside the map: these in parts of
-// `part`, in all channels before the next.
+// A row from a map in place, in strips of all channels: in the order of memory. The outputs `inner`
+// have all their columns inside the map.
 template <int kStride, typename A, typename Epilogue>
-inline void convolve(const ConvShape& s, const ConvRow<A>& row, Range inner, int64_t part,
-                     const Epilogue& epilogue) {
+inline void convolve_map_row(const ConvShape& s, const ConvRow<A>& row, Range inner,
+                             const Epilogue& epilogue) {
   for (int64_t x = 0; x < s.out_width;) {
-    if (x >= inner.begin && x < inner.end) {
-      const Range at{x, min_of(x + part, inner.end)};
-      convolve_inside<kStride>(s, row, at, epilogue);
-      x = at.end;
+    const int64_t inside = x < inner.begin ? 0 : inner.end - x;
+    const int64_t column = x * kStride - s.pad_left;
+    if (inside >= kStrip) {
+      convolve_strip<kStrip, kStride>(row, x, column, AllColumns{}, epilogue);
+      x += kStrip;
+    } else if (inside >= 4) {
+      convolve_strip<4, kStride>(row, x, column, AllColumns{}, epilogue);
+      x += 4;
+    } else if (inside >= 2) {
+      convolve_strip<2, kStride>(row, x, column, AllColumns{}, epilogue);
+      x += 2;
+    } else if (inside == 1) {
+      convolve_strip<1, kStride>(row, x, column, AllColumns{}, epilogue);
+      x += 1;
     } else {
-      dispatch_columns(
-          s, x, [&](auto columns) { convolve_border<kStride>(s, row, x, columns, epilogue); });
-      ++x;
+      dispatch_columns(s, x, [&](auto columns) {
+        convolve_strip<1, kStride>(row, x, column, columns, epilogue);
+      });
+      x += 1;
     }
+  }
+}
+
+// Outputs `at` of a vector of channels.
+template <int kStride, typename A, typename Sums>
+__attribute__((always_inline)) inline void convolve_run(const ConvRow<A>& row, Range at, int64_t c,
+                                                        Sums& sums) {
+  int64_t x = at.begin;
+  for (; x + kStrip <= at.end; x += kStrip) {
+    if (row.is_streamed) ask_for_strip<kStride>(row, x, x * kStride, c);
+    convolve_vector<kStrip, kStride>(row, x, x * kStride, c, AllColumns{}, sums);
+  }
+  const int64_t rest = at.end - x;
+  if (rest & 4) {
+    convolve_vector<4, kStride>(row, x, x * kStride, c, AllColumns{}, sums);
+    x += 4;
+  }
+  if (rest & 2) {
+    convolve_vector<2, kStride>(row, x, x * kStride, c, AllColumns{}, sums);
+    x += 2;
+  }
+  if (rest & 1) convolve_vector<1, kStride>(row, x, x * kStride, c, AllColumns{}, sums);
+}
+
+// A row from staged rows, which have their padding and are in a cache: a vector of channels for as
+// many outputs as are counted at once.
+template <int kStride, typename A, typename Epilogue>
+inline void convolve_staged_row(const ConvRow<A>& row, const Epilogue& epilogue) {
+  for (int64_t x = 0; x < row.output.pixels; x += kRunPixels) {
+    const Range at{x, min_of(x + kRunPixels, row.output.pixels)};
+    for (int64_t c = 0; c < row.channels; c += kLanes<A>) {
+      auto sums = epilogue.at(c);
+      convolve_run<kStride>(row, at, c, sums);
+      sums.end();
+    }
+    epilogue.count(at.size());
   }
 }
 

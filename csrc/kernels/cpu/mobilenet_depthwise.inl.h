@@ -57,7 +57,7 @@ void depthwise_rows(const MobileNetLayer& layer, const MapRows& input, Range row
       row.add(input.at(image * s.in_height + top + y), layer.weight + y * 3 * tap_stride);
     }
     row.output = {output + (r - rows.begin) * s.out_width * row.pitch, s.out_width, row.pitch};
-    convolve<kStride>(s, row, inner, kStrip, epilogue);
+    convolve_map_row<kStride>(s, row, inner, epilogue);
   }
 }
 
