@@ -51,6 +51,20 @@ def test_every_prologue_of_whole_vectors(
     check_forward(ops, case, dtype, prologue=activation, epilogue="relu6")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_every_width_and_overlap(ops: Ops, stride: int, dtype: torch.dtype) -> None:
+    """Rows are cut into strips of 8, 4, 2 and 1 outputs, and into what reaches over an edge."""
+    for width in range(1, 24):
+        for padding in [(0, 0, 0, 0), (1, 1, 1, 1), (0, 1, 0, 1), (2, 2, 1, 0), (2, 0, 2, 2)]:
+            if width + padding[0] + padding[1] < 3:
+                continue
+            case = ConvCase("", 1, 16, 4, width, stride=stride, padding=padding)
+            check_forward(ops, case, dtype, prologue=NOTHING, epilogue=NOTHING)
+            check_forward(ops, case, dtype, prologue=NOTHING, epilogue="relu6")
+            check_forward(ops, case, dtype, prologue="relu", epilogue=NOTHING)
+
+
 @over_dtypes
 @pytest.mark.parametrize("activation", [NOTHING, *ACTIVATIONS])
 def test_every_prologue_of_vectors_of_pixels(

@@ -51,6 +51,17 @@ def test_whole_vectors_of_pixels(ops: Ops, dtype: torch.dtype, options: dict[str
             check_backward(ops, make_backward_sample(case, dtype, **options))
 
 
+def test_every_width_and_overlap(ops: Ops) -> None:
+    """Rows are cut into strips of 8, 4, 2 and 1 outputs."""
+    for width in range(1, 20):
+        for padding in [(1, 1, 1, 1), (0, 1, 0, 1), (2, 2, 1, 0), (2, 0, 2, 2)]:
+            if width + padding[0] + padding[1] < 3:
+                continue
+            for options in ({}, {"prologue": False}):
+                case = ConvCase("", 1, 16, 4, width, padding=padding)
+                check_backward(ops, make_backward_sample(case, **options))
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_uneven_padding_of_whole_vectors(ops: Ops, stride: int) -> None:
     for padding in [(0, 0, 0, 0), (4, 0, 0, 5), (0, 3, 5, 0), (3, 2, 2, 3), (2, 2, 1, 2)]:
