@@ -69,9 +69,11 @@ struct ForwardItem {
   const A* const weight = workspace.weight.data + item.channels.begin;
   const bool has_rows = has_row_kernel(s), is_whole = channels % kLanes<A> == 0;
   const Range inner = inner_outputs(s);
-  // A row without a whole strip is soon staged, and then has no borders.
-  const bool in_place =
-      kIsPlain<T> && has_rows && is_whole && !args.prologue.scale && inner.size() >= kStrip;
+  // Staging reads memory in order, which is as good where a row meets few others (stride 2), and
+  // leaves no borders, which count in short rows, as does what a strip's counting takes.
+  const int64_t least = (args.mean ? 4 : 1) * kStrip;
+  const bool in_place = kIsPlain<T> && has_rows && is_whole && !args.prologue.scale &&
+                        s.stride == 1 && inner.size() >= least;
 
   // Padded row r of the image at `image`, staged already where that is needed.
   const A* row_at(const T* image, int64_t r) const {
@@ -97,7 +99,7 @@ struct ForwardItem {
       if (!may_meet(top + ky - s.pad_top, 1, 1, s.in_height)) continue;
       row.add(row_at(image, top + ky), weight + ky * 3 * stride);
     }
-    const int64_t fresh = y == item.rows.begin ? 3 : s.stride;
+    const int64_t fresh = y == item.rows.begin ? 3 : 1;
     row.unread = in_place ? min_of(fresh, row.tap_rows) : 0;
   }
 
@@ -105,10 +107,7 @@ struct ForwardItem {
   void convolve_to(Row<A> to, bool is_streamed, const Epilogue& sums) const {
     scratch.row.output = to;
     scratch.row.is_streamed = is_streamed;
-    if (in_place) {
-      if (s.stride == 1) return convolve_map_row<1>(s, scratch.row, inner, sums);
-      return convolve_map_row<2>(s, scratch.row, inner, sums);
-    }
+    if (in_place) return convolve_map_row<1>(s, scratch.row, inner, sums);
     if (s.stride == 1) return convolve_staged_row<1>(scratch.row, sums);
     return convolve_staged_row<2>(scratch.row, sums);
   }
