@@ -1,5 +1,5 @@
-// The depthwise convolution's arithmetic on staged rows (rows.inl.h): an output row from the taps
-// that meet it, and the sums of the taps' gradients.
+// The depthwise convolution's arithmetic on staged rows (rows.inl.h), for any kernel: an output row
+// from the taps that meet it, and the sums of the taps' gradients. 3 x 3: depthwise_rows.inl.h.
 #pragma once
 
 #include "kernels/cpu/rows.inl.h"
