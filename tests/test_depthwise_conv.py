@@ -65,6 +65,13 @@ def test_every_width_and_overlap(ops: Ops, stride: int, dtype: torch.dtype) -> N
             check_forward(ops, case, dtype, prologue="relu", epilogue=NOTHING)
 
 
+def test_bands_and_groups_of_images_in_place(ops: Ops) -> None:
+    """Items that begin below a map's first row, and items of several images."""
+    for case in (ConvCase("", 3, 32, 40, 48), ConvCase("", 40, 16, 12, 40)):
+        check_forward(ops, case, torch.float32, prologue=NOTHING, epilogue=NOTHING)
+        check_forward(ops, case, torch.float32, prologue=NOTHING, epilogue="relu6")
+
+
 @over_dtypes
 @pytest.mark.parametrize("activation", [NOTHING, *ACTIVATIONS])
 def test_every_prologue_of_vectors_of_pixels(

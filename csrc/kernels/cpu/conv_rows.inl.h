@@ -1,7 +1,7 @@
 // What the forward and the backward depthwise convolution share: packed weights, and a ring of
 // staged image rows. The ring holds the rows that a row of outputs needs; rows are staged once
-// and stay in L2. Rows are zero-padded left and right, and taps that only meet padding are left
-// out, so that the arithmetic never meets a border, and a small map pays for its own pixels only.
+// and stay in L2. Rows are zero-padded left and right, and tap rows that only meet padding are left
+// out, so that the arithmetic never meets a border, and a small map pays for its own rows only.
 #pragma once
 
 #include "kernels/cpu/memory.h"

@@ -1,7 +1,7 @@
 // Depthwise convolution, forward: act(x * scale + shift) on load, convolve, then store raw with
 // statistics, or act(y * scale + shift). NHWC. An item owns a block of channels in a band of output
-// rows of some images. Rows that nothing happens to on load are read in place by the kernels of
-// depthwise_rows.inl.h; others stream through a ring. So the input is read from memory once, the
+// rows of some images. Long rows that nothing happens to on load are read in place; others stream
+// through a ring. So the input is read from memory once, the
 // output written once, and every arithmetic loop runs on L1/L2 data.
 #pragma once
 
@@ -112,7 +112,7 @@ struct ForwardItem {
     return convolve_staged_row<2>(scratch.row, sums);
   }
 
-  // A row of outputs, stored and counted: at once, where nothing comes in between.
+  // A row of outputs, stored and counted: at once, in whole vectors of 3 x 3.
   void convolve_row(Row<T> to, bool first) const {
     if constexpr (kIsPlain<T>) {
       if (has_rows && is_whole && !(args.mean && first)) {
@@ -135,7 +135,7 @@ struct ForwardItem {
   }
 
   void run() const {
-    scratch.ring.clear();
+    if (!in_place) scratch.ring.clear();
     find_forward_columns(s, scratch.ring.stride, scratch.columns);
     bool first = true;
     for (int64_t n = item.images.begin; n < item.images.end; ++n) {

@@ -1,7 +1,8 @@
 // The depthwise convolution's arithmetic for the kernels that networks have, 3 x 3 at stride 1 or
 // 2, a row of outputs at a time: from a map in place, or from staged rows. Strips of up to eight
-// neighbouring outputs share what they load. Taps outside the map are left out, so that maps of a
-// few pixels, which are all border, do less work and not more. Other kernels: taps.inl.h.
+// neighbouring outputs share what they load. Taps outside a map in place are left out, so that maps
+// of a few pixels, which are all border, do less work and not more; staged rows have zeros there.
+// Other kernels, and gradients of weights: taps.inl.h.
 #pragma once
 
 #include "kernels/cpu/partition.h"

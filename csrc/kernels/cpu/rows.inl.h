@@ -1,7 +1,7 @@
 // The loops over one row of pixels of one block of channels that bring it in and take it out. A
 // tensor row holds storage type T; a staged row holds accumulators A, whole vectors only, with
 // zeros in the lanes past the last channel and in the pixels outside the image. So the loops that
-// do the arithmetic (taps.inl.h, gemm.inl.h) know nothing of types, maps or borders.
+// do the arithmetic of any kernel (taps.inl.h, gemm.inl.h) know nothing of types, maps or borders.
 #pragma once
 
 #include <type_traits>

@@ -1,5 +1,6 @@
 // The depthwise convolution's arithmetic on staged rows (rows.inl.h), for any kernel: an output row
-// from the taps that meet it, and the sums of the taps' gradients. 3 x 3: depthwise_rows.inl.h.
+// from the taps that meet it, and the sums of the taps' gradients. Where it is 3 x 3, and that is
+// faster, depthwise_rows.inl.h takes the place of the first.
 #pragma once
 
 #include "kernels/cpu/rows.inl.h"
