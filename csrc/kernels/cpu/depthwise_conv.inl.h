@@ -1,8 +1,8 @@
 // Depthwise convolution, forward: act(x * scale + shift) on load, convolve, then store raw with
 // statistics, or act(y * scale + shift). NHWC. An item owns a block of channels in a band of output
 // rows of some images. Long rows that nothing happens to on load are read in place; others stream
-// through a ring. So the input is read from memory once, the
-// output written once, and every arithmetic loop runs on L1/L2 data.
+// through a ring. So the input is read from memory once, the output written once, and every
+// arithmetic loop runs on L1/L2 data.
 #pragma once
 
 #include "kernels/cpu/conv_rows.inl.h"
