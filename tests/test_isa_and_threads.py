@@ -99,27 +99,27 @@ def test_same_bits_for_any_number_of_threads(threads: None, name: str, case: Con
         assert run() == expected, f"{count} threads, second run"
 
 
-def run_with_l2(kilobytes: int, code: str, path: Path) -> str:
-    """What a Python that believes in this size of the L2 cache prints."""
+def run_with_cache(level: int, kilobytes: int, code: str, path: Path) -> str:
+    """What a Python that believes in this size of a cache prints."""
     run = subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"MOBILENET_EXT_L2_KB": str(kilobytes)},
+        env=os.environ | {f"MOBILENET_EXT_L{level}_KB": str(kilobytes)},
         cwd=path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
 
-@pytest.mark.parametrize("kilobytes", [128, 4096])
-def test_another_size_of_the_l2_cache(kilobytes: int, tmp_path: Path) -> None:
-    """Other tiles, the same results up to rounding."""
-    run_with_l2(kilobytes, WITH_ANOTHER_L2, tmp_path)
+@pytest.mark.parametrize(("level", "kilobytes"), [(2, 128), (2, 4096), (3, 1)])
+def test_another_size_of_a_cache(level: int, kilobytes: int, tmp_path: Path) -> None:
+    """Other tiles, maps stored past the caches: the same results up to rounding."""
+    run_with_cache(level, kilobytes, WITH_ANOTHER_CACHE, tmp_path)
 
 
-WITH_ANOTHER_L2 = """
+WITH_ANOTHER_CACHE = """
 import torch
 from mobilenet_ext import FusedMobileNet, MobileNet
 
@@ -145,11 +145,21 @@ for name, parameter in stock.named_parameters():
 """
 
 
+def test_depthwise_maps_that_no_cache_holds(tmp_path: Path) -> None:
+    """The tests of whole vectors hold for maps that are stored past the caches, too."""
+    here = Path(__file__).parent
+    files = [str(here / f"test_depthwise_conv{name}.py") for name in ("", "_backward")]
+    chosen = "(every_width or whole_vectors or in_place) and not cuda"
+    arguments = ["-q", "-p", "no:cacheprovider", "-k", chosen, *files]
+    code = f"import sys, pytest; sys.exit(pytest.main({arguments!r}))"
+    assert " passed" in run_with_cache(3, 1, code, tmp_path)
+
+
 def test_inference_in_bands_of_rows_has_the_same_bits(tmp_path: Path) -> None:
     """With a small L2 cache the first layers go in bands, with a large one map by map."""
-    in_bands = run_with_l2(128, LOGITS_OF_LARGE_MAPS, tmp_path)
+    in_bands = run_with_cache(2, 128, LOGITS_OF_LARGE_MAPS, tmp_path)
     assert len(set(in_bands.split())) > 8
-    assert in_bands == run_with_l2(4096, LOGITS_OF_LARGE_MAPS, tmp_path)
+    assert in_bands == run_with_cache(2, 4096, LOGITS_OF_LARGE_MAPS, tmp_path)
 
 
 LOGITS_OF_LARGE_MAPS = """

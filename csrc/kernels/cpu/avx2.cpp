@@ -6,7 +6,7 @@
 #pragma GCC target("avx2,fma")
 #endif
 #define MOBILENET_EXT_VECTOR_BYTES 32
-#include "kernels/cpu/x86_bounds.h"
+#include "kernels/cpu/x86.h"
 // It specialises what the kernels use.
 #include "kernels/cpu/table.inl.h"
 

@@ -7,7 +7,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
 #endif
 #define MOBILENET_EXT_VECTOR_BYTES 64
-#include "kernels/cpu/x86_bounds.h"
+#include "kernels/cpu/x86.h"
 // It specialises what the kernels use.
 #include "kernels/cpu/table.inl.h"
 

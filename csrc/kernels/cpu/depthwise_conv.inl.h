@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels/cpu/conv_rows.inl.h"
+#include "kernels/cpu/depthwise_epilogues.inl.h"
 #include "kernels/cpu/depthwise_rows.inl.h"
 #include "kernels/cpu/reduce.inl.h"
 
@@ -72,6 +73,7 @@ struct ForwardItem {
   // Staging reads memory in order, which is as good where a row meets few others (stride 2), and
   // leaves no borders, which count in short rows, as does what a strip's counting takes.
   const int64_t least = (args.mean ? 4 : 1) * kStrip;
+  const Destination destination = map_destination<T>(s, 1, args.output);
   const bool in_place = kIsPlain<T> && has_rows && is_whole && !args.prologue.scale &&
                         s.stride == 1 && inner.size() >= least;
 
@@ -104,9 +106,9 @@ struct ForwardItem {
   }
 
   template <typename Epilogue>
-  void convolve_to(Row<A> to, bool is_streamed, const Epilogue& sums) const {
+  void convolve_to(Row<A> to, Destination destination, const Epilogue& sums) const {
     scratch.row.output = to;
-    scratch.row.is_streamed = is_streamed;
+    scratch.row.destination = destination;
     if (in_place) return convolve_map_row<1>(s, scratch.row, inner, sums);
     if (s.stride == 1) return convolve_staged_row<1>(scratch.row, sums);
     return convolve_staged_row<2>(scratch.row, sums);
@@ -116,15 +118,15 @@ struct ForwardItem {
   void convolve_row(Row<T> to, bool first) const {
     if constexpr (kIsPlain<T>) {
       if (has_rows && is_whole && !(args.mean && first)) {
-        if (args.mean) return convolve_to(to, true, CountSums<A>{scratch.moments});
+        if (args.mean) return convolve_to(to, destination, CountSums<A>{scratch.moments});
         return dispatch_map(epilogue, [&](auto tag) {
-          convolve_to(to, true, MapSums<A, typename decltype(tag)::type>{epilogue});
+          convolve_to(to, destination, MapSums<A, typename decltype(tag)::type>{epilogue});
         });
       }
     }
     const Row<A> raw{scratch.raw.data, to.pixels, scratch.raw.stride};
     if (has_rows) {
-      convolve_to(raw, false, MapSums<A, Identity<A>>{epilogue});
+      convolve_to(raw, Destination::kScratch, MapSums<A, Identity<A>>{epilogue});
     } else {
       correlate(scratch.taps, whole_vectors<A>(channels), s.stride * scratch.ring.stride, raw);
     }
@@ -154,6 +156,7 @@ struct ForwardItem {
         first = false;
       }
     }
+    if (destination == Destination::kMemory) finish_stores();
     if (!args.mean) return;
     const int64_t at = item.partial * s.channels + item.channels.begin;
     const int64_t count = item.images.size() * item.rows.size() * s.out_width;

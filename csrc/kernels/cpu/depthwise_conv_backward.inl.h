@@ -6,6 +6,7 @@
 #pragma once
 
 #include "kernels/cpu/backward_memory.inl.h"
+#include "kernels/cpu/depthwise_epilogues.inl.h"
 #include "kernels/cpu/depthwise_rows.inl.h"
 #include "kernels/cpu/reduce.inl.h"
 
@@ -24,6 +25,7 @@ struct BackwardItem {
   const ChannelMap<A> prologue{args.prologue, item.channels.begin};
   const ChannelGradient<A> gradient{args.epilogue, args.gradient_map, item.channels.begin};
   const int64_t channels = item.channels.size();
+  const Destination destination = map_destination<T>(s, 2, args.grad_input);
 
   // Element (n, y, 0, first channel of the block) of an NHWC tensor.
   template <typename P>
@@ -87,7 +89,7 @@ struct BackwardItem {
     row.channels = whole_vectors<A>(channels);
     row.pitch = scratch.gradient.stride;
     row.output = to;
-    row.is_streamed = to.data != scratch.grad_input.data;
+    row.destination = to.data == scratch.grad_input.data ? Destination::kScratch : destination;
     const int64_t first = s.pad_left + scratch.gradient_before - 2;
     const A* weight = workspace.weight.data + item.channels.begin;
     for (int64_t ky = 0; ky < 3; ++ky) {
@@ -133,8 +135,8 @@ struct BackwardItem {
     }
     const Row<A>& row = scratch.grad_input;
     const Row<const A> from{row.data, row.pixels, row.stride};
-    if (!args.prologue.scale) return store_row(from, prologue, channels, to);
-    store_gradient_row(from, raw, prologue, mean, channels, to, scratch.sums);
+    if (!args.prologue.scale) return store_row(from, prologue, channels, to, destination);
+    store_gradient_row(from, raw, prologue, mean, channels, to, scratch.sums, destination);
   }
 
   // Input rows [begin, end) belong to the item; their gradients need output rows [first, last].
@@ -175,6 +177,7 @@ struct BackwardItem {
       find_backward_columns(x, scratch.columns[x]);
     }
     for (int64_t n = item.images.begin; n < item.images.end; ++n) image(n);
+    if (destination == Destination::kMemory) finish_stores();
     const int64_t bytes = channels * static_cast<int64_t>(sizeof(A));
     const int64_t taps = s.kernel * s.kernel;
     if (args.grad_weight) {

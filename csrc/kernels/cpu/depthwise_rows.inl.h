@@ -5,6 +5,8 @@
 // Other kernels, and gradients of weights: taps.inl.h.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cpu/partition.h"
 #include "kernels/cpu/rows.inl.h"
 
@@ -28,6 +30,17 @@ struct TapRow {
   const A* weight;
 };
 
+// Where an op's outputs go, which reads and writes `pairs` maps of inputs and as many of outputs.
+template <typename T>
+inline Destination map_destination(const ConvShape& s, int64_t pairs, const void* output) {
+  const int64_t pixels = s.in_height * s.in_width + s.out_height * s.out_width;
+  const int64_t bytes = pairs * s.batch * pixels * s.channels * static_cast<int64_t>(sizeof(T));
+  const bool is_aligned = reinterpret_cast<uintptr_t>(output) % MOBILENET_EXT_VECTOR_BYTES == 0 &&
+                          s.channels % kLanes<Accumulator<T>> == 0;
+  const bool is_past = kStoresPastCaches && kIsPlain<T> && is_aligned;
+  return is_past && bytes > last_cache_bytes() ? Destination::kMemory : Destination::kMap;
+}
+
 // A row of outputs. Channels are whole vectors.
 template <typename A>
 struct ConvRow {
@@ -37,8 +50,8 @@ struct ConvRow {
   int64_t channels;
   int64_t pitch;  // elements from an input pixel to the next
   Row<A> output;
-  int64_t unread;    // the last so many tap rows have to come from memory
-  bool is_streamed;  // outputs go there
+  Destination destination;
+  int64_t unread;  // the last so many tap rows have to come from memory
   void add(const A* input, const A* weight) { taps[tap_rows++] = {input, weight}; }
 };
 
@@ -57,76 +70,6 @@ inline const A* opaque(const A* address) {
   asm("" : "+r"(address));
   return address;
 }
-
-// What happens to the sums of a vector of channels, each of its output, before they are stored:
-// they are mapped, from zero on, ...
-template <typename A, typename Map>
-struct MapSums {
-  const ChannelMap<A>& params;
-
-  struct Vector {
-    Map map;
-    Vec<A> start() const { return Vec<A>{}; }
-    Vec<A> operator()(Vec<A> sum, int64_t) const { return map(sum); }
-    void end() const {}
-  };
-  Vector at(int64_t channel) const { return {Map(params, channel, AllLanes{})}; }
-  void count(int64_t) const {}
-};
-
-// ... or masked as gradients behind the map's activation, at the inputs `raw`, and counted as such,
-template <typename A, typename Map>
-struct MaskSums {
-  const ChannelMap<A>& params;
-  const A* mean;
-  Row<const A> raw;
-  ChannelSums<A>& sums;
-
-  struct Vector {
-    const MaskSums& row;
-    int64_t channel;
-    Map map;
-    Vec<A> mean, sum, dot;
-
-    Vec<A> start() const { return Vec<A>{}; }
-    Vec<A> operator()(Vec<A> gradient, int64_t pixel) {
-      const Vec<A> x = load(row.raw.at(pixel, channel), AllLanes{});
-      const Vec<A> dy = map.gradient(gradient, x);
-      sum += dy;
-      dot += dy * (x - mean);
-      return dy;
-    }
-    void end() const { row.sums.add(channel, sum, dot); }
-  };
-  Vector at(int64_t c) const {
-    const Vec<A> center = mean ? load(mean + c, AllLanes{}) : Vec<A>{};
-    return {*this, c, Map(params, c, AllLanes{}), center, Vec<A>{}, Vec<A>{}};
-  }
-  void count(int64_t pixels) const { sums.count(pixels); }
-};
-
-// ... or counted as outputs.
-template <typename A>
-struct CountSums {
-  Moments<A>& moments;
-
-  struct Vector {
-    VectorMoments<A> moments;
-    int64_t channel;
-    Vec<A> start() const { return Vec<A>{}; }
-    Vec<A> operator()(Vec<A> sum, int64_t) {
-      moments.add(sum);
-      return sum;
-    }
-    void end() const { moments.finish(channel); }
-  };
-  Vector at(int64_t channel) const {
-    Vector vector{{moments}, channel};
-    vector.moments.start(channel);
-    return vector;
-  }
-  void count(int64_t pixels) const { moments.sums.count(pixels); }
-};
 
 // The columns of an output's taps that lie inside the map, as constants.
 template <int kFirst, int kEnd>
@@ -163,7 +106,7 @@ __attribute__((always_inline)) inline void convolve_vector(const ConvRow<A>& row
   A* const to = row.output.at(x, channel);
 #pragma GCC unroll 8
   for (int i = 0; i < kOutputs; ++i) {
-    store(to + i * row.output.stride, sums(sum[i], x + i), AllLanes{});
+    store_to(row.destination, to + i * row.output.stride, sums(sum[i], x + i), AllLanes{});
   }
 }
 
@@ -184,6 +127,7 @@ __attribute__((always_inline)) inline void ask_for_strip(const ConvRow<A>& row, 
 #pragma GCC unroll 16
     for (int64_t i = 0; i < kPixels; ++i) __builtin_prefetch(from + i * row.pitch);
   }
+  if (row.destination == Destination::kMemory) return;
   const A* const to = row.output.at(x, channel) + out;
 #pragma GCC unroll 8
   for (int64_t i = 0; i < kStrip; ++i) __builtin_prefetch(to + i * row.output.stride);
@@ -194,7 +138,9 @@ template <int kOutputs, int kStride, typename C, typename A, typename Epilogue>
 inline void convolve_strip(const ConvRow<A>& row, int64_t x, int64_t column, C columns,
                            const Epilogue& epilogue) {
   for (int64_t c = 0; c < row.channels; c += kLanes<A>) {
-    if (kOutputs == kStrip && row.is_streamed) ask_for_strip<kStride>(row, x, column, c);
+    if (kOutputs == kStrip && row.destination != Destination::kScratch) {
+      ask_for_strip<kStride>(row, x, column, c);
+    }
     auto sums = epilogue.at(c);
     convolve_vector<kOutputs, kStride>(row, x, column, c, columns, sums);
     sums.end();
@@ -212,33 +158,41 @@ inline void dispatch_columns(const ConvShape& s, int64_t x, F f) {
   return end == 3 ? f(Columns<1, 3>{}) : f(Columns<1, 2>{});
 }
 
-// A row from a map in place, in strips of all channels: in the order of memory. The outputs `inner`
-// have all their columns inside the map.
+// Outputs `at`, all of whose columns are there, in strips of all channels: in the order of memory.
+template <int kStride, typename A, typename Epilogue>
+inline void convolve_strips(const ConvRow<A>& row, Range at, int64_t pad,
+                            const Epilogue& epilogue) {
+  int64_t x = at.begin;
+  const auto strip = [&](auto outputs) {
+    constexpr int kOutputs = decltype(outputs)::value;
+    convolve_strip<kOutputs, kStride>(row, x, x * kStride - pad, AllColumns{}, epilogue);
+    x += kOutputs;
+  };
+  while (x + kStrip <= at.end) strip(std::integral_constant<int, kStrip>{});
+  const int64_t rest = at.end - x;
+  if (rest & 4) strip(std::integral_constant<int, 4>{});
+  if (rest & 2) strip(std::integral_constant<int, 2>{});
+  if (rest & 1) strip(std::integral_constant<int, 1>{});
+}
+
+// Outputs `at`, which reach over an edge of the map.
+template <int kStride, typename A, typename Epilogue>
+inline void convolve_edge(const ConvShape& s, const ConvRow<A>& row, Range at,
+                          const Epilogue& epilogue) {
+  for (int64_t x = at.begin; x < at.end; ++x) {
+    dispatch_columns(s, x, [&](auto columns) {
+      convolve_strip<1, kStride>(row, x, x * kStride - s.pad_left, columns, epilogue);
+    });
+  }
+}
+
+// A row from a map in place. The outputs `inner` have all their columns inside the map.
 template <int kStride, typename A, typename Epilogue>
 inline void convolve_map_row(const ConvShape& s, const ConvRow<A>& row, Range inner,
                              const Epilogue& epilogue) {
-  for (int64_t x = 0; x < s.out_width;) {
-    const int64_t inside = x < inner.begin ? 0 : inner.end - x;
-    const int64_t column = x * kStride - s.pad_left;
-    if (inside >= kStrip) {
-      convolve_strip<kStrip, kStride>(row, x, column, AllColumns{}, epilogue);
-      x += kStrip;
-    } else if (inside >= 4) {
-      convolve_strip<4, kStride>(row, x, column, AllColumns{}, epilogue);
-      x += 4;
-    } else if (inside >= 2) {
-      convolve_strip<2, kStride>(row, x, column, AllColumns{}, epilogue);
-      x += 2;
-    } else if (inside == 1) {
-      convolve_strip<1, kStride>(row, x, column, AllColumns{}, epilogue);
-      x += 1;
-    } else {
-      dispatch_columns(s, x, [&](auto columns) {
-        convolve_strip<1, kStride>(row, x, column, columns, epilogue);
-      });
-      x += 1;
-    }
-  }
+  convolve_edge<kStride>(s, row, {0, inner.begin}, epilogue);
+  convolve_strips<kStride>(row, inner, s.pad_left, epilogue);
+  convolve_edge<kStride>(s, row, {inner.end, s.out_width}, epilogue);
 }
 
 // Outputs `at` of a vector of channels.
@@ -247,7 +201,7 @@ __attribute__((always_inline)) inline void convolve_run(const ConvRow<A>& row, R
                                                         Sums& sums) {
   int64_t x = at.begin;
   for (; x + kStrip <= at.end; x += kStrip) {
-    if (row.is_streamed) ask_for_strip<kStride>(row, x, x * kStride, c);
+    if (row.destination == Destination::kMap) ask_for_strip<kStride>(row, x, x * kStride, c);
     convolve_vector<kStrip, kStride>(row, x, x * kStride, c, AllColumns{}, sums);
   }
   const int64_t rest = at.end - x;
@@ -263,9 +217,13 @@ __attribute__((always_inline)) inline void convolve_run(const ConvRow<A>& row, R
 }
 
 // A row from staged rows, which have their padding and are in a cache: a vector of channels for as
-// many outputs as are counted at once.
+// many outputs as are counted at once. Past the caches it goes in the order of memory, since there
+// are few places where lines wait to be full.
 template <int kStride, typename A, typename Epilogue>
 inline void convolve_staged_row(const ConvRow<A>& row, const Epilogue& epilogue) {
+  if (row.destination == Destination::kMemory) {
+    return convolve_strips<kStride>(row, {0, row.output.pixels}, 0, epilogue);
+  }
   for (int64_t x = 0; x < row.output.pixels; x += kRunPixels) {
     const Range at{x, min_of(x + kRunPixels, row.output.pixels)};
     for (int64_t c = 0; c < row.channels; c += kLanes<A>) {

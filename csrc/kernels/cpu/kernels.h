@@ -69,4 +69,7 @@ bool select_kernels(const char* name);
 // as with the instruction set, the last bits of sums.
 int64_t l2_cache_bytes();
 
+// The size of the last cache before memory: what ops leave there, the next one finds.
+int64_t last_cache_bytes();
+
 }  // namespace mobilenet_ext::cpu

@@ -24,6 +24,18 @@ struct Row {
   E* at(int64_t pixel, int64_t channel) const { return data + pixel * stride + channel; }
 };
 
+// Where a row goes: scratch is read next, and is in a cache; lines of a map are asked for; and what
+// would not stay in a cache is stored past them, whole vectors at multiples of their size.
+enum class Destination { kScratch, kMap, kMemory };
+
+template <typename T, typename Lanes>
+inline void store_to(Destination destination, T* to, Vec<Accumulator<T>> v, Lanes lanes) {
+  if constexpr (kStoresPastCaches && kIsPlain<T> && std::is_same_v<Lanes, AllLanes>) {
+    if (destination == Destination::kMemory) return store_past_caches(to, v);
+  }
+  store(to, v, lanes);
+}
+
 // Per-channel values stay in registers for this many pixels, unless a pixel has so many channels
 // that memory would no longer be read in order: hardware follows one stream where it loses four.
 constexpr int64_t kTilePixels = 4, kTileChannels = 64;
@@ -129,13 +141,14 @@ inline void add_moments(Row<const T> row, int64_t channels, Moments<A>& to) {
 
 // to = map(from) as T
 template <typename T, typename A>
-inline void store_row(Row<const A> from, const ChannelMap<A>& params, int64_t channels, Row<T> to) {
+inline void store_row(Row<const A> from, const ChannelMap<A>& params, int64_t channels, Row<T> to,
+                      Destination destination = Destination::kMap) {
   dispatch_map(params, [&](auto tag) {
     for_each_tile<A>({0, from.pixels}, channels, [&](Range tile, int64_t c, auto lanes) {
       const typename decltype(tag)::type map(params, c, lanes);
       for (int64_t p = tile.begin; p < tile.end; ++p) {
         const Vec<A> y = map(load(from.data + p * from.stride + c, AllLanes{}));
-        store(to.data + p * to.stride + c, y, lanes);
+        store_to(destination, to.data + p * to.stride + c, y, lanes);
       }
     });
   });
@@ -168,7 +181,8 @@ inline void add_gradients(Row<const T> grad, const T* raw, const ChannelMap<A>& 
 // gradients dy, and dy * (raw - mean).
 template <typename T, typename A>
 inline void store_gradient_row(Row<const A> from, const T* raw, const ChannelMap<A>& params,
-                               const A* mean, int64_t channels, Row<T> to, ChannelSums<A>& sums) {
+                               const A* mean, int64_t channels, Row<T> to, ChannelSums<A>& sums,
+                               Destination destination = Destination::kMap) {
   dispatch_map(params, [&](auto tag) {
     for_each_run(from.pixels, sums, [&](Range run) {
       for_each_tile<A>(run, channels, [&](Range tile, int64_t c, auto lanes) {
@@ -178,10 +192,11 @@ inline void store_gradient_row(Row<const A> from, const T* raw, const ChannelMap
         for (int64_t p = tile.begin; p < tile.end; ++p) {
           const int64_t at = p * to.stride + c;
           ask_ahead(raw + at);
-          ask_ahead(to.data + at);  // a store, too, fetches its line first
+          // A store, too, fetches its line first.
+          if (destination == Destination::kMap) ask_ahead(to.data + at);
           const Vec<A> x = load(raw + at, lanes);
           const Vec<A> dy = map.gradient(load(from.data + p * from.stride + c, AllLanes{}), x);
-          store(to.data + at, dy, lanes);
+          store_to(destination, to.data + at, dy, lanes);
           const Vec<A> stored = round_to<T>(dy);
           sum += stored;
           dot += stored * (x - center);

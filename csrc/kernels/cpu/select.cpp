@@ -1,6 +1,6 @@
-// Asks the CPU once which instruction sets it has and how large its L2 cache is, and keeps the
-// choice of kernel table. MOBILENET_EXT_ISA and MOBILENET_EXT_L2_KB in the environment override it
-// when the library is loaded.
+// Asks the CPU once which instruction sets it has and how large its caches are, and keeps the
+// choice of kernel table. MOBILENET_EXT_ISA, MOBILENET_EXT_L2_KB and MOBILENET_EXT_L3_KB in the
+// environment override it when the library is loaded.
 #if defined(__linux__)
 #include <unistd.h>
 #endif
@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include "kernels/cpu/kernels.h"
 
@@ -58,21 +59,43 @@ std::atomic<const KernelTable*>& current() {
   return table;
 }
 
-int64_t find_l2_cache_bytes() {
-  constexpr int64_t kKilobyte = 1024, kUsual = 512, kLeast = 128, kMost = 4096;
+constexpr int64_t kKilobyte = 1024;
+
+// What the environment says, or the system, or what is usual.
+int64_t find_kilobytes(const char* variable, int64_t system_bytes, int64_t usual) {
   int64_t kilobytes = 0;
-  if (const char* given = std::getenv("MOBILENET_EXT_L2_KB")) kilobytes = std::atoll(given);
+  if (const char* given = std::getenv(variable)) kilobytes = std::atoll(given);
+  if (kilobytes <= 0) kilobytes = system_bytes / kKilobyte;
+  return kilobytes > 0 ? kilobytes : usual;
+}
+
+int64_t find_l2_cache_bytes() {
+  constexpr int64_t kUsual = 512, kLeast = 128, kMost = 4096;
+  int64_t system_bytes = 0;
 #if defined(_SC_LEVEL2_CACHE_SIZE)
-  if (kilobytes <= 0) kilobytes = sysconf(_SC_LEVEL2_CACHE_SIZE) / kKilobyte;
+  system_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-  if (kilobytes <= 0) kilobytes = kUsual;
+  const int64_t kilobytes = find_kilobytes("MOBILENET_EXT_L2_KB", system_bytes, kUsual);
   return std::clamp(kilobytes, kLeast, kMost) * kKilobyte;
+}
+
+// The last cache that this CPU shares with few others. (glibc tells the sum of a socket's.)
+int64_t find_last_cache_bytes() {
+  constexpr int64_t kUsual = 32 * 1024;
+  int64_t system_kilobytes = 0;
+  std::ifstream("/sys/devices/system/cpu/cpu0/cache/index3/size") >> system_kilobytes;
+  return find_kilobytes("MOBILENET_EXT_L3_KB", system_kilobytes * kKilobyte, kUsual) * kKilobyte;
 }
 
 }  // namespace
 
 int64_t l2_cache_bytes() {
   static const int64_t bytes = find_l2_cache_bytes();
+  return bytes;
+}
+
+int64_t last_cache_bytes() {
+  static const int64_t bytes = find_last_cache_bytes();
   return bytes;
 }
 

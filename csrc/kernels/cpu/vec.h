@@ -138,6 +138,22 @@ inline void store(T* to, Vec<Accumulator<T>> v, Lanes lanes) {
   }
 }
 
+// Whether the target has stores past its caches (x86.h).
+constexpr bool kStoresPastCaches = MOBILENET_EXT_VECTOR_BYTES > 16;
+
+// Stores to memory, where the target can, without fetching the line first: `to` is a multiple of a
+// vector's size. Other threads see it after finish_stores() only.
+template <typename A>
+inline void store_past_caches(A* to, Vec<A> v) {
+  store(to, v, AllLanes{});
+}
+
+inline void finish_stores() {
+#if defined(__x86_64__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 // v as it will be read back after a store as T.
 template <typename T>
 inline Vec<Accumulator<T>> round_to(Vec<Accumulator<T>> v) {
