@@ -45,8 +45,10 @@ class Group:
         }
         self.activation = ACTIVATIONS[type(self.members["act"])] if act is not None else None
 
-    def is_active(self, input: Tensor) -> bool:
+    def is_active(self, caller: nn.Module, input: Tensor) -> bool:
         """Tell, alike for every member, whether the first one computes for all."""
+        if not any(caller is member for member in self.members.values()):
+            return False  # a replica of nn.DataParallel: the members have other weights
         for role, module in self.members.items():
             if id(self.parent._modules.get(self.names[role] or "")) != id(module):
                 return False  # convert_sync_batchnorm, quantisation and others replace modules
@@ -63,7 +65,7 @@ class FusedDepthwiseConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """act(bn(conv(input)))."""
-        if not self.group.is_active(input):
+        if not self.group.is_active(self, input):
             return super().forward(input)
         norm = self.group.members["bn"]
         fused_layers.count_batch(norm)
@@ -89,7 +91,7 @@ class FusedBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """act(bn(input)), or the input."""
-        if not self.group.is_active(input):
+        if not self.group.is_active(self, input):
             return super().forward(input)
         if "conv" in self.group.members:
             return input
@@ -105,7 +107,7 @@ class PassedReLU(nn.ReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input."""
-        return input if self.group.is_active(input) else super().forward(input)
+        return input if self.group.is_active(self, input) else super().forward(input)
 
 
 class PassedReLU6(nn.ReLU6):
@@ -115,7 +117,7 @@ class PassedReLU6(nn.ReLU6):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the input."""
-        return input if self.group.is_active(input) else super().forward(input)
+        return input if self.group.is_active(self, input) else super().forward(input)
 
 
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
@@ -132,8 +134,9 @@ def fuse(model: Model) -> Model:
 
     Finds chains of nn.Conv2d (depthwise, without bias), nn.BatchNorm2d and nn.ReLU or nn.ReLU6 that
     are children of one module, by tracing each module's forward with torch.fx; a module that cannot
-    be traced stays as it is. MobileNet becomes FusedMobileNet. Modules with hooks, replaced ones
-    and devices without kernels run as before, and so does everything while torch.export records.
+    be traced stays as it is. MobileNet becomes FusedMobileNet. Modules with hooks, replaced ones,
+    replicas of nn.DataParallel and devices without kernels run as before, and so does everything
+    while torch.export records.
     The members of a chain belong together: do not call one of them alone; `unfuse` first.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from models import images, make_pair, named_gradients, randomise
+from test_model_use import replica_of
 from torch import Tensor, nn
 
 from mobilenet_ext import FusedMobileNet, MobileNet, fuse, unfuse
@@ -184,6 +185,20 @@ def test_hooks_fire_and_replaced_modules_run() -> None:
     torch.testing.assert_close(fused(x), stock(x), rtol=1e-9, atol=1e-9)
     nn.SyncBatchNorm.convert_sync_batchnorm(fused)
     torch.testing.assert_close(fused(x), stock(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_replicas_of_data_parallel_have_their_own_weights(training: bool) -> None:
+    stock, fused = (model.train(training) for model in prepared(network))
+    x = images(4, 3, 64, 64, dtype=torch.float64)
+    replicas = [replica_of(model) for model in (stock, fused)]
+    with torch.no_grad():
+        for replica in replicas:
+            replica.get_submodule("5").weight.mul_(3)
+            replica.get_submodule("3.bn2").bias.add_(1)
+    expected, output = (replica(x) for replica in replicas)
+    torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(output, fused(x))
 
 
 def test_exports_stock_ops() -> None:
