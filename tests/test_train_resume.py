@@ -75,6 +75,40 @@ def test_resumed_run_has_the_same_bits(tmp_path: pathlib.Path, fails_at: int) ->
         assert one.validation_loss == other.validation_loss
 
 
+def test_a_run_that_is_overwritten_does_not_come_back(tmp_path: pathlib.Path) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    run = dataclasses.replace(RUN, output=tmp_path)
+    train(recipe, source(2 * 16), run, ALONE)
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "curves.png").touch()
+    (tmp_path / "notes.txt").write_text("the user's")
+    again = dataclasses.replace(run, overwrite=True)
+    with pytest.raises(Interrupted):
+        train(recipe, FragileSource(source(4 * 16), 1), again, ALONE)
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "notes.txt"}
+    whole = train(recipe, source(4 * 16), dataclasses.replace(RUN, output=tmp_path / "x"), ALONE)
+    resumed = train(recipe, source(4 * 16), dataclasses.replace(run, resume=True), ALONE)
+    assert [epoch.train_loss for epoch in resumed] == [epoch.train_loss for epoch in whole]
+
+
+def test_what_cannot_start_overwrites_nothing(tmp_path: pathlib.Path) -> None:
+    """Weights that a run starts from stay until it has its own, even those in its folder."""
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    run = dataclasses.replace(RUN, output=tmp_path, overwrite=True)
+    train(recipe, source(2 * 16), run, ALONE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    weights = tmp_path / "weights.safetensors"
+    other = dataclasses.replace(recipe, init_from=str(weights), alpha=0.5)
+    with pytest.raises(TrainingError, match="give --alpha"):
+        train(other, source(2 * 16), run, ALONE)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    start = dataclasses.replace(recipe, init_from=str(weights))
+    with pytest.raises(Interrupted):
+        train(start, FragileSource(source(2 * 16), 1), run, ALONE)
+    assert weights.read_bytes() == before[weights.name]
+    assert not (tmp_path / checkpoint.NAME).exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_after_the_step(tmp_path: pathlib.Path, number: int) -> None:
     recipe = dataclasses.replace(RECIPE, epochs=2)

@@ -66,10 +66,12 @@ def train(recipe: Recipe, source: Source, run: RunOptions, world: World) -> list
     if run.val_every < 1:
         raise TrainingError(f"val_every must be at least 1, got {run.val_every}")
     updates = updates_of_an_epoch(recipe, source.training_count, world)
-    saved = open_folder(recipe, run, world)
+    saved = find_checkpoint(recipe, run)
     trainer = Trainer(recipe, source, run, world, updates)
     if saved:
         trainer.restore(saved)
+    if world.is_first:  # only now that nothing is wrong with what was asked for
+        open_folder(recipe, run, fresh=saved is None)
     return trainer.fit()
 
 
@@ -92,25 +94,34 @@ def updates_of_an_epoch(recipe: Recipe, images: int, world: World) -> int:
     return updates
 
 
-def open_folder(recipe: Recipe, run: RunOptions, world: World) -> dict[str, Any] | None:
-    """Make the folder of the run and return the checkpoint to go on from, if there is one.
+def find_checkpoint(recipe: Recipe, run: RunOptions) -> dict[str, Any] | None:
+    """Return the checkpoint to go on from, if there is one.
 
     Raises:
         TrainingError: There is one and nobody said what to do with it, or it does not fit.
     """
-    path = run.output / checkpoint.NAME
-    saved = checkpoint.load(run.output, recipe) if run.resume else None
-    if path.exists() and not run.resume and not run.overwrite:
+    if run.resume:
+        return checkpoint.load(run.output, recipe)
+    if (run.output / checkpoint.NAME).exists() and not run.overwrite:
         raise TrainingError(
             f"{run.output} holds a run already: --resume goes on with it, --overwrite starts "
             "again, --output takes another folder"
         )
-    if world.is_first:
-        run.output.mkdir(parents=True, exist_ok=True)
-        if saved is None:
-            shutil.rmtree(run.output / "tensorboard", ignore_errors=True)
-        (run.output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    return saved
+    return None
+
+
+def open_folder(recipe: Recipe, run: RunOptions, *, fresh: bool) -> None:
+    """Make the folder of the run; one that starts again takes away what the earlier one left."""
+    run.output.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        shutil.rmtree(run.output / "tensorboard", ignore_errors=True)
+    if fresh and run.overwrite:
+        start = pathlib.Path(recipe.init_from or "").resolve()  # --resume may need it again
+        for name in (checkpoint.NAME, WEIGHTS, "log.csv", "curves.png"):
+            path = run.output / name
+            if path.resolve() != start:
+                path.unlink(missing_ok=True)
+    (run.output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
 
 
 class Trainer:
