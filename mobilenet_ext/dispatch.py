@@ -52,6 +52,16 @@ def device_has_kernels(device: torch.device) -> bool:
     return False
 
 
+def has_device(name: str) -> bool:
+    """Tell whether torch has a device of this name here; no GPU is touched."""
+    try:
+        device = torch.device(name)
+        count: int = torch.get_device_module(device).device_count()
+    except RuntimeError:  # no name of a device, or of one without a module
+        return False
+    return (device.index or 0) < count
+
+
 @cache
 def _warn_about_device(kind: str) -> None:
     """Say once per device that stock PyTorch does the work."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from training_data import RECORDS, write_cifar
 
 from mobilenet_ext import cli, summary
 from mobilenet_ext.data import cifar10
@@ -98,6 +99,30 @@ def test_train_runs(
     assert "epoch 1: train loss" in capsys.readouterr().out
     written = {path.stem for path in output.iterdir()}
     assert written - {"curves"} == {"checkpoint", "log", "recipe", "weights"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--alpha", "0.01", "alpha must be finite and at least 1/32, got 0.01"),
+        ("--bn-momentum", "2", "bn_momentum must be in [0, 1], got 2.0"),
+        ("--device", "gpu", "device must be one that torch has here, got 'gpu'"),
+        ("--device", "cuda:99", "device must be one that torch has here, got 'cuda:99'"),
+    ],
+)
+def test_train_refuses(
+    option: str,
+    value: str,
+    message: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cifar10, "RECORDS_PER_FILE", RECORDS)
+    command = ["train", "--data", str(write_cifar(tmp_path / "data"))]
+    assert cli.main([*command, "--output", str(tmp_path / "run"), option, value]) == 1
+    assert capsys.readouterr().err == f"mobilenet-ext: error: {message}\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_train_reports_missing_data(

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +112,31 @@ def test_evaluate_says_what_is_missing(
     assert "expected a folder of images, got nothing there" in capsys.readouterr().err
     assert cli.main(["evaluate", "--model", str(nowhere), "--data", str(tmp_path)]) == 1
     assert "nowhere" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_a_device_that_is_not_there(
+    network: pathlib.Path, data: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", "--model", str(network), "--data", str(data), "--device", "gpu"]
+    assert cli.main(command) == 1
+    message = "--device must be one that torch has here, got 'gpu'"
+    assert capsys.readouterr().err == f"mobilenet-ext: error: {message}\n"
+
+
+@pytest.mark.parametrize("config", [{"num_classes": 0}, {"features_only": True}])
+@pytest.mark.parametrize("command", ["evaluate --data", "predict"])
+def test_a_classifier_is_needed(
+    command: str,
+    config: dict[str, Any],
+    data: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = FusedMobileNet(alpha=0.25, **config)
+    path = save_pretrained(model, tmp_path / "x", preprocessing=Preprocessing(resolution=32))
+    assert cli.main([*command.split(), str(data), "--model", str(path)]) == 1
+    message = f"--model must be a network with a classifier, got {str(path)!r}"
+    assert capsys.readouterr().err == f"mobilenet-ext: error: {message}\n"
 
 
 def test_classes_are_matched_by_name() -> None:

@@ -6,7 +6,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from .failure import fail
-from .model import add_model_arguments, load_model
+from .model import add_model_arguments, load_classifier
 
 if TYPE_CHECKING:
     from ..evaluation import Scores
@@ -32,14 +32,17 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate and print."""
     import torch
 
+    from ..checks import require
     from ..data import DataError
     from ..data.labelled import labelled_batches
+    from ..dispatch import has_device
     from ..evaluation import evaluate, plot_confusion
 
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        model = load_model(options).to(options.device)
+        require(has_device(options.device), "--device", "one that torch has here", options.device)
+        model = load_classifier(options).to(options.device)
         folder = data_folder(options)
         count = model.config["num_classes"]
         names = model.class_names or tuple(str(number) for number in range(count))

@@ -44,3 +44,18 @@ def load_model(options: argparse.Namespace) -> "FusedMobileNet":
     with plain_warnings():
         model = load_pretrained(options.model, offline=options.offline)
     return model.eval()
+
+
+def load_classifier(options: argparse.Namespace) -> "FusedMobileNet":
+    """Return the network that the options name, in eval mode.
+
+    Raises:
+        WeightsError: It cannot be had.
+        ValueError: It has no classifier.
+    """
+    from ..checks import require
+
+    model = load_model(options)
+    classifies = bool(model.config["num_classes"]) and not model.features_only
+    require(classifies, "--model", "a network with a classifier", options.model)
+    return model

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .failure import fail
-from .model import add_model_arguments, load_model
+from .model import add_model_arguments, load_classifier
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.top < 1:
             raise ValueError(f"--top must be at least 1, got {options.top}")
-        model = load_model(options)
+        model = load_classifier(options)
         prepare = model.transforms()
     except (ValueError, ImportError, OSError) as error:
         return fail(error)

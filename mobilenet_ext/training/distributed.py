@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..dispatch import has_device
 from .errors import TrainingError
 
 
@@ -68,8 +69,13 @@ def world(device: str | None = None) -> Iterator[World]:
     """Yield the world that torchrun's variables describe; without them one process.
 
     Processes talk through NCCL on GPUs, a GPU each, and through gloo elsewhere.
+
+    Raises:
+        TrainingError: There is no such device, or no torch.distributed.
     """
     name = device or default_device()
+    if not has_device(name):
+        raise TrainingError(f"device must be one that torch has here, got {name!r}")
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     if size == 1:
         yield World(0, 1, torch.device(name))

@@ -110,7 +110,9 @@ class Recipe:
         ranges = {
             ("epochs", "accumulate"): ("at least 1", lambda x: x >= 1),
             ("batch_size",): ("at least 2", lambda x: x >= 2),
+            ("alpha",): ("finite and at least 1/32", lambda x: 1 / 32 <= x < math.inf),
             ("lr", "crop_scale"): ("positive", lambda x: 0 < x < math.inf),
+            ("bn_momentum",): ("in [0, 1]", lambda x: 0 <= x <= 1),
             ("shift", "momentum", "label_smoothing", "ema_decay", "dropout"): (
                 "in [0, 1)",
                 lambda x: 0 <= x < 1,
