@@ -42,7 +42,7 @@ PADDINGS = ("keras", "same", "torch")
 
 
 class MobileNet(Described, nn.Module):
-    """MobileNetV1 of any width, input size and dense-prediction stride.
+    """MobileNetV1 of any width and dense-prediction stride, for images of 31 pixels and more.
 
     Args:
         num_classes: size of the output; 0 returns pooled features.
@@ -60,7 +60,8 @@ class MobileNet(Described, nn.Module):
         features_only: return the maps of blocks 0, 2, 4, 10 and 12, at strides 2 to 32 (or
             output_stride), and have no classifier.
 
-    Shape: [N, in_channels, H, W] to [N, num_classes].
+    Shape: [N, in_channels, H, W] to [N, num_classes]; odd sizes, too. With "keras" padding H and W
+        are at least output_stride - 1, as the last map would be empty; with the others at least 1.
 
     Raises:
         ValueError: an argument is out of range.

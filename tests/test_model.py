@@ -107,6 +107,23 @@ def test_fused_network_trains_alike(config: dict[str, Any], size: tuple[int, int
     torch.testing.assert_close(dict(fused.named_buffers()), dict(stock.named_buffers()))
 
 
+@pytest.mark.parametrize(
+    ("padding", "output_stride", "least"),
+    [("keras", 32, 31), ("keras", 16, 15), ("keras", 8, 7), ("same", 32, 1), ("torch", 32, 1)],
+)
+def test_smallest_inputs(padding: str, output_stride: int, least: int) -> None:
+    """As the README and the docstring have them: below, the last map is empty."""
+    config = {"padding": padding, "output_stride": output_stride}
+    stock, fused = (model.eval() for model in make_pair(torch.float64, **config))
+    for size in ((least, 64), (64, least)):
+        x = images(2, 3, *size, dtype=torch.float64)
+        torch.testing.assert_close(fused(x), stock(x), rtol=1e-10, atol=1e-10)
+    if least > 1:
+        for model in (stock, fused):
+            with pytest.raises(RuntimeError, match=r"[Kk]ernel"):
+                model(images(2, 3, least - 1, 64, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_float32_in_both_layouts(layout: torch.memory_format) -> None:
     stock, fused = make_pair()
