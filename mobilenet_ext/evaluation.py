@@ -1,7 +1,8 @@
 """How good a classifier is: loss, top-1, top-5, and which class is taken for which."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,19 @@ class Scores:
         return self.confusion.diagonal() / self.confusion.sum(0)
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode; after the block each of its modules has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(modes[0][1])  # networks that keep something for one mode let go of it
+        for module, mode in modes:
+            module.training = mode
+
+
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -58,13 +72,11 @@ def evaluate(
         reduce: Adds up sums over all processes; called once, with float64 [2 + K * K].
 
     Returns:
-        The scores over everything; the model is left in the mode that it had.
+        The scores over everything; every module is left in the mode that it had.
     """
-    was_training = model.training
-    model.eval()
     loss, among_five = 0.0, 0
     confusion = torch.zeros(num_classes * num_classes, dtype=torch.float64)
-    with torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for images, labels in batches:
             logits, truth = model(prepare(images)).float().cpu(), labels.cpu()
             loss += F.cross_entropy(logits.double(), truth, reduction="sum").item()
@@ -72,7 +84,6 @@ def evaluate(
             among_five += int((best == truth[:, None]).sum())
             pairs = truth * num_classes + best[:, 0]
             confusion += torch.bincount(pairs, minlength=len(confusion))
-    model.train(was_training)
     sums = reduce(torch.cat([torch.tensor([loss, among_five], dtype=torch.float64), confusion]))
     count = max(1.0, float(sums[2:].sum()))
     table = sums[2:].long().view(num_classes, num_classes)

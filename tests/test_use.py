@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from training_data import RECORDS, source, write_cifar
 
 from mobilenet_ext import FusedMobileNet, cli
 from mobilenet_ext.data import CLASSES, DataError, cifar10
 from mobilenet_ext.data.labelled import match_classes
-from mobilenet_ext.evaluation import evaluate
+from mobilenet_ext.export import export_program
 from mobilenet_ext.preprocessing import Preprocessing
 from mobilenet_ext.training import publish
 from mobilenet_ext.weights import WeightsError, embedded, load_pretrained, save_pretrained
@@ -35,49 +34,6 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def data(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     monkeypatch.setattr(cifar10, "RECORDS_PER_FILE", RECORDS)
     return write_cifar(tmp_path / "data")
-
-
-class Table(nn.Module):
-    """Takes each image's first pixel for its class."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return nn.functional.one_hot(images[:, 0, 0, 0].long(), 10) * 10.0
-
-
-def test_scores() -> None:
-    taken_for = torch.tensor([0, 0, 1, 2, 2, 9])
-    labels = torch.tensor([0, 1, 1, 2, 3, 9])
-    images = taken_for.float().view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    halves = zip(images.split(4), labels.split(4), strict=True)
-    scores = evaluate(Table(), halves, 10)
-    assert scores.images == 6
-    assert scores.accuracy == pytest.approx(4 / 6)
-    assert scores.confusion[1].tolist() == [1, 1] + [0] * 8
-    assert scores.recall[:4].tolist() == [1, 0.5, 1, 0]
-    assert scores.precision[:3].tolist() == [0.5, 1, 0.5]
-    assert scores.recall[4].isnan()
-    logits = torch.nn.functional.one_hot(taken_for, 10) * 10.0
-    assert scores.loss == pytest.approx(float(nn.functional.cross_entropy(logits, labels)))
-    best = logits.topk(5).indices
-    assert scores.top5 == pytest.approx(float((best == labels[:, None]).any(1).float().mean()))
-
-
-def test_sums_of_parts_give_the_scores_of_the_whole() -> None:
-    images = torch.arange(10.0).view(10, 1, 1, 1)
-    labels = torch.arange(10).roll(3)
-    kept: list[torch.Tensor] = []
-
-    def keep(sums: torch.Tensor) -> torch.Tensor:
-        kept.append(sums)
-        return sums
-
-    for part in (slice(0, 4), slice(4, 10)):
-        evaluate(Table(), [(images[part], labels[part])], 10, reduce=keep)
-    whole = evaluate(Table(), [(images, labels)], 10)
-    added = evaluate(Table(), [], 10, reduce=lambda sums: sum(kept, sums))
-    assert torch.equal(added.confusion, whole.confusion)
-    assert added.loss == pytest.approx(whole.loss)
-    assert added.top5 == whole.top5
 
 
 def test_evaluate_prints_every_class(
@@ -228,6 +184,16 @@ def test_export_program(
     torch.testing.assert_close(program.module()(images), model(images).detach())
     assert cli.main(["export", "network.tflite", "--model", str(network)]) == 1
     assert "a name in .onnx or .pt2" in capsys.readouterr().err
+
+
+def test_export_leaves_the_network_as_it_is(tmp_path: pathlib.Path) -> None:
+    """Its modes, its dtype, its device; what is exported and compared is float32 on the CPU."""
+    model = FusedMobileNet(10, 0.25).double()
+    model.blocks[3].eval()
+    modes = [module.training for module in model.modules()]
+    export_program(model, tmp_path / "x.pt2", 32)
+    assert [module.training for module in model.modules()] == modes
+    assert model.classifier.weight.dtype == torch.float64
 
 
 @pytest.fixture
