@@ -232,6 +232,24 @@ def test_a_finished_run_becomes_the_embedded_network(
         publish.publish(run, nothing_embedded)
 
 
+def test_a_path_that_exists_goes_before_the_name(
+    data: pathlib.Path,
+    tmp_path: pathlib.Path,
+    nothing_embedded: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But not where nothing is named: what a command takes then is the same everywhere."""
+    preprocessing = Preprocessing(resolution=32)
+    save_pretrained(FusedMobileNet(10, 0.5), nothing_embedded, preprocessing=preprocessing)
+    monkeypatch.chdir(tmp_path)
+    assert load_pretrained("cifar10").config["num_classes"] == 10
+    save_pretrained(FusedMobileNet(7, 0.25), "cifar10/model.safetensors")
+    for path in ("cifar10", pathlib.Path("cifar10")):
+        assert load_pretrained(path).config["num_classes"] == 7
+    assert cli.main(["evaluate", "--data", str(data)]) == 0
+    assert cli.main(["evaluate", "--data", str(data), "--model", "cifar10"]) == 1
+
+
 @pytest.mark.skipif(not embedded.FILE.is_file(), reason="no embedded weights in this build")
 def test_embedded_network_fits_its_card() -> None:
     model = load_pretrained("cifar10")

@@ -16,7 +16,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--model",
-        default="cifar10",
         help="file or name of weights, as load_pretrained takes them (default: cifar10, the one "
         "that comes with this package)",
     )
@@ -40,9 +39,11 @@ def load_model(options: argparse.Namespace) -> "FusedMobileNet":
         WeightsError: It cannot be had.
     """
     from ..weights import load_pretrained
+    from ..weights.embedded import embedded_path
 
+    path = embedded_path() if options.model is None else options.model
     with plain_warnings():
-        model = load_pretrained(options.model, offline=options.offline)
+        model = load_pretrained(path, offline=options.offline)
     return model.eval()
 
 

@@ -61,7 +61,7 @@ def load_pretrained(
         path: a file, or a folder with `model.safetensors` or `pytorch_model.bin` and `config.json`;
             or the name of published weights, such as "keras/mobilenet_1_0_224" (known_weights()
             lists them), which are downloaded into a cache once; or "cifar10", which comes with
-            this package.
+            this package. A file or folder that exists goes before a name.
         drop_background: turn 1,001 classes into 1,000, without class 0 (TF-slim, Hugging Face).
         offline: take published weights from the cache only.
         **overrides: arguments of FusedMobileNet that replace the file's. `num_classes` other than
@@ -86,11 +86,13 @@ def load_pretrained(
 
 
 def locate(path: str | os.PathLike[str], *, offline: bool) -> pathlib.Path:
-    """Return the place of weights that are given by path or by name."""
+    """Return the place of weights that are given by path or by name; what exists is a path."""
     place = pathlib.Path(path)
+    if place.exists():
+        return place
     if str(path) == EMBEDDED:
         return embedded_path()
-    if place.exists() or find_published(str(path)) is None:
+    if find_published(str(path)) is None:
         return place
     return download(str(path), offline=offline)
 
