@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from torch import Tensor
 
 from .batch_norm import ACTIVATIONS, BatchNorm
@@ -12,6 +14,11 @@ def require(condition: bool, where: str, expected: str, got: object) -> None:
     """Raise ValueError unless the condition holds; `where` is "function: argument"."""
     if not condition:
         raise ValueError(f"{where} must be {expected}, got {got!r}")
+
+
+def is_int(value: object) -> bool:
+    """Tell whether a value is an int or one of numpy's, which are no `int`."""
+    return isinstance(value, (int, Integral))
 
 
 def check_map(op: str, input: Tensor) -> None:
@@ -48,8 +55,8 @@ def check_conv(
         f"[C * multiplier, 1, K, K] with C = {channels}",
         shape,
     )
-    require(stride >= 1, f"{op}: stride", "at least 1", stride)
-    require(dilation >= 1, f"{op}: dilation", "at least 1", dilation)
+    require(is_int(stride) and stride >= 1, f"{op}: stride", "an int, at least 1", stride)
+    require(is_int(dilation) and dilation >= 1, f"{op}: dilation", "an int, at least 1", dilation)
     check_padding(op, padding)
 
 

@@ -165,11 +165,12 @@ class MobileNet(Described, nn.Module):
         """Replace the classifier by a new one; 0 for none.
 
         Raises:
-            ValueError: num_classes is negative, or this network returns feature maps.
+            ValueError: num_classes is negative or no int, or this network returns feature maps.
         """
         name = f"{type(self).__name__}.reset_classifier"
         require(not self.features_only, f"{name}: features_only", "False", self.features_only)
-        require(num_classes >= 0, f"{name}: num_classes", "at least 0", num_classes)
+        valid = _is_count(num_classes, 0)
+        require(valid, f"{name}: num_classes", "an int, at least 0", num_classes)
         self.config["num_classes"] = num_classes
         self.class_names = None
         self.classifier = nn.Identity()
@@ -235,6 +236,11 @@ def _glorot_uniform(weight: Tensor, fan_in: int, fan_out: int) -> None:
     nn.init.uniform_(weight, -bound, bound)
 
 
+def _is_count(value: object, least: int) -> bool:
+    """Tell whether a value is an int, and no bool, that is large enough."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _check_config(name: str, **config: Any) -> None:
     """Raise ValueError for the first constructor argument out of range."""
 
@@ -243,7 +249,7 @@ def _check_config(name: str, **config: Any) -> None:
 
     for argument, least in (("num_classes", 0), ("in_channels", 1), ("depth_multiplier", 1)):
         value = config[argument]
-        check(argument, isinstance(value, int) and value >= least, f"an int, at least {least}")
+        check(argument, _is_count(value, least), f"an int, at least {least}")
     alpha, momentum = config["alpha"], config["bn_momentum"]
     wide_enough = isfinite(alpha) and int(STEM_FILTERS * alpha) >= 1
     check("alpha", wide_enough, f"finite and at least 1/{STEM_FILTERS}")

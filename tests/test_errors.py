@@ -254,8 +254,10 @@ PADDINGS = '"same", an int or (left, right, top, bottom), none of them negative'
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stride": 0}, "stride must be at least 1, got 0"),
-        ({"dilation": 0}, "dilation must be at least 1, got 0"),
+        ({"stride": 0}, "stride must be an int, at least 1, got 0"),
+        ({"stride": (2, 2)}, "stride must be an int, at least 1, got (2, 2)"),
+        ({"dilation": 0}, "dilation must be an int, at least 1, got 0"),
+        ({"dilation": (1, 1)}, "dilation must be an int, at least 1, got (1, 1)"),
         ({"padding": -1}, f"padding must be {PADDINGS}, got -1"),
         ({"padding": (1, 1)}, f"padding must be {PADDINGS}, got (1, 1)"),
         ({"padding": "keras"}, f"padding must be {PADDINGS}, got 'keras'"),
@@ -275,6 +277,13 @@ def test_functional_arguments(changes: dict[str, Any], message: str) -> None:
     arguments = {"input": torch.zeros(2, 8, 5, 6), "weight": torch.zeros(8, 1, 3, 3)} | VECTORS
     with pytest.raises(ValueError, match=f"^depthwise_conv_bn_relu: .*{re.escape(message)}$"):
         functional.depthwise_conv_bn_relu(**(arguments | changes))
+
+
+def test_ints_of_numpy_are_ints() -> None:
+    numpy = pytest.importorskip("numpy")
+    arguments = {"input": torch.zeros(2, 8, 5, 6), "weight": torch.zeros(8, 1, 3, 3)} | VECTORS
+    output = functional.depthwise_conv_bn_relu(**arguments, stride=numpy.int64(2))
+    assert output.shape == (2, 8, 3, 3)
 
 
 def test_one_value_per_channel_in_training() -> None:

@@ -203,9 +203,23 @@ def test_forward_features_and_reset_classifier() -> None:
     torch.testing.assert_close(fused(x), fused.forward_features(x).mean((2, 3)))
 
 
+@pytest.mark.parametrize("classes", [-1, 10.0, True, "10"])
+def test_reset_classifier_changes_nothing_when_it_fails(classes: Any) -> None:
+    model = FusedMobileNet(7, 0.25)
+    model.class_names = tuple("abcdefg")
+    config, classifier = dict(model.config), model.classifier
+    message = f"reset_classifier: num_classes must be an int, at least 0, got {classes!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.reset_classifier(classes)
+    assert model.config == config
+    assert model.class_names == tuple("abcdefg")
+    assert model.classifier is classifier
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
+        ({"num_classes": True}, "num_classes must be an int, at least 0, got True"),
         ({"num_classes": -1}, "num_classes must be an int, at least 0, got -1"),
         ({"alpha": 0.0}, "alpha must be finite and at least 1/32, got 0.0"),
         ({"alpha": float("nan")}, "alpha must be finite and at least 1/32, got nan"),
