@@ -184,6 +184,7 @@ def test_checkpoint_is_replaced_whole(
     loaded = checkpoint.load(tmp_path, recipe)
     assert loaded is not None
     assert loaded["value"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.NAME]
 
 
 def test_damaged_checkpoint_is_told(tmp_path: pathlib.Path) -> None:

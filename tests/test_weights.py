@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import pathlib
 import pickle
 from typing import Any
@@ -154,6 +155,15 @@ def test_a_failed_save_leaves_the_old_file(
         save_pretrained(MobileNet(7, 0.25), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "x", []
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append(path.exists()))
+    save_pretrained(MobileNet(7, 0.25), path)
+    assert seen == [False]
 
 
 @pytest.mark.parametrize(

@@ -4,30 +4,18 @@ The state of random generators is not among it: every step begins with seeds of 
 the recipe's seed and the step's place (see data/sampling.py).
 """
 
-import contextlib
-import os
 import pathlib
 import pickle
-from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
 import torch
 
+from ..weights.own import draft
 from .errors import TrainingError
 from .recipe import Recipe
 
 NAME = "checkpoint.pt"
-
-
-@contextlib.contextmanager
-def draft(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a path to write to; it becomes `path` in one step once the block has succeeded."""
-    unfinished = path.with_name(path.name + ".part")
-    yield unfinished
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())  # or the name could reach the disk before what it names
-    unfinished.replace(path)
 
 
 def save(folder: pathlib.Path, content: dict[str, Any]) -> None:

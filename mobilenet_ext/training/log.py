@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .checkpoint import draft
+from ..weights.own import draft
 
 LINE_SECONDS = 30.0  # between lines of progress where there is no terminal
 PLOT_SECONDS = 60.0  # between two plots of a run that goes on

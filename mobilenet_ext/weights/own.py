@@ -103,6 +103,8 @@ def draft(path: pathlib.Path) -> Iterator[pathlib.Path]:
         mode = unfinished.stat().st_mode  # as the user wants it; safetensors makes files private
         yield unfinished
         unfinished.chmod(mode)
+        with unfinished.open("r+b") as file:
+            os.fsync(file.fileno())  # or the name could reach the disk before what it names
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
