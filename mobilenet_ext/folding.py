@@ -59,14 +59,13 @@ def fold(layer: layers.ConvBNReLU) -> FoldedConv:
     """Fold a layer's BatchNorm into a copy of its convolution.
 
     Raises:
-        ValueError: the layer is not a plain Conv2d and BatchNorm2d with running statistics.
+        ValueError: it is not Conv2d as the layer builds it and BatchNorm2d with running statistics.
     """
     conv, bn = layer.conv, layer.bn
-    plain = type(conv) is nn.Conv2d and type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    plain = layers.is_as_built(layer) and type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+    plain = plain and (conv.groups == 1 or isinstance(layer, layers.DepthwiseConvBNReLU))
     got = f"{type(conv).__name__} and {type(bn).__name__}"
-    require(
-        plain and conv.bias is None, "freeze: layer", "Conv2d without bias and BatchNorm2d", got
-    )
+    require(plain, "freeze: layer", "Conv2d as the layer builds it and BatchNorm2d", got)
     mean, var = bn.running_mean, bn.running_var
     if mean is None or var is None:
         raise ValueError("freeze: running statistics must be tracked, got None")

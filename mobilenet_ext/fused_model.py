@@ -40,10 +40,11 @@ class FusedMobileNet(MobileNet):
       converted to channels_last once. A BatchNorm in eval mode is frozen.
     - eval() without gradients: a cached FrozenMobileNet, made anew whenever a parameter or buffer
       has changed. It costs the memory of a second set of weights. Writes through `.data` and
-      changed attributes (bn.eps) are not noticed: call eval() again after them, or use freeze().
-    - a hook on a block, the stem or any layer in it, a replaced layer (see nn.py), features_only,
-      or a device without kernels: module by module, so that hooks fire. Each block without hooks
-      inside still runs fused. Hooks on the network itself change nothing.
+      changed attributes (bn.eps, conv.stride) are not noticed: call eval() again after them, or
+      use freeze().
+    - a hook on a block, the stem or any layer in it, a replaced or edited layer (see nn.py),
+      features_only, or a device without kernels: module by module, so that hooks fire. Each
+      block without hooks inside still runs fused. Hooks on the network itself change nothing.
     - torch.export and torch.jit.trace: stock ops only, so that the result runs anywhere.
     """
 

@@ -47,8 +47,8 @@ class FrozenMobileNet(Described, nn.Module):
         cuda_graph: replay a CUDA graph for each shape of the input.
 
     Raises:
-        ValueError: a layer has been replaced, or has no running statistics; or with `cuda_graph`
-            the model is not on a CUDA device.
+        ValueError: a layer was replaced or edited, or has no running statistics; or with
+            `cuda_graph` the model is not on a CUDA device.
     """
 
     def __init__(self, model: MobileNet, *, cuda_graph: bool = False) -> None:

@@ -162,6 +162,29 @@ class PointwiseConvBNReLU(ConvBNReLU):
         )
 
 
+def is_as_built(layer: ConvBNReLU) -> bool:
+    """Tell whether a layer's convolution, which may have been changed, is one that it builds.
+
+    Then the first of its sizes and strides, its groups and the layer's padding say what it does.
+    """
+    conv, pad = layer.conv, layer.padding if isinstance(layer.padding, int) else 0
+    if type(conv) is not nn.Conv2d or conv.bias is not None:
+        return False
+    if isinstance(layer, DepthwiseConvBNReLU) and conv.groups != conv.in_channels:
+        return False
+    size, stride, groups = conv.kernel_size, conv.stride, conv.groups
+    if isinstance(layer, PointwiseConvBNReLU) and (size, stride, groups) != ((1, 1), (1, 1), 1):
+        return False
+    if (conv.padding, conv.padding_mode) != ((pad, pad), "zeros"):
+        return False
+    return _is_square(size) and _is_square(stride) and _is_square(conv.dilation)
+
+
+def _is_square(pair: object) -> bool:
+    """Tell whether both are the same; one number for both would do for torch only."""
+    return isinstance(pair, tuple) and pair == pair[:1] * 2
+
+
 class SeparableBlock(nn.Module):
     """Depthwise, then pointwise convolution, each with BatchNorm and activation.
 

@@ -190,7 +190,7 @@ class MobileNet(Described, nn.Module):
             cuda_graph: replay a CUDA graph for each shape of the input, see FrozenMobileNet.
 
         Raises:
-            ValueError: a layer has been replaced, or has no running statistics; or with
+            ValueError: a layer was replaced or edited, or has no running statistics; or with
                 `cuda_graph` the model is not on a CUDA device.
         """
         from .inference import FrozenMobileNet  # it needs this class

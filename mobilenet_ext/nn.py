@@ -3,9 +3,9 @@
 The children hold the parameters and are not called. Where calling them matters, a module runs the
 stock path through them instead: when one has hooks (pruning uses them), when one is not exactly
 nn.Conv2d and nn.BatchNorm2d or nn.SyncBatchNorm (a parametrised, quantised or folded layer), when
-the convolution has a bias or a depth multiplier, on devices without kernels, and while
-torch.export or torch.jit.trace record. Hooks registered globally on all modules do not count:
-they see the modules that run.
+the convolution has a bias or a depth multiplier or is not as the layer builds it, on devices
+without kernels, and while torch.export or torch.jit.trace record. Hooks registered globally on
+all modules do not count: they see the modules that run.
 
 A BatchNorm child in eval mode is frozen: its running statistics normalise, gradients still flow.
 """
@@ -127,9 +127,8 @@ def is_plain(layer: layers.ConvBNReLU) -> bool:
     """Tell whether a layer's children are what the kernels stand in for."""
     conv, bn = layer.conv, layer.bn
     return (
-        type(conv) is nn.Conv2d
-        and type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
-        and conv.bias is None
+        type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+        and layers.is_as_built(layer)
         and conv.groups in (1, conv.out_channels)
     )
 

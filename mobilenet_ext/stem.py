@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import Function
 from torch.nn.grad import conv2d_weight
 
 from . import dispatch
-from .geometry import Conv, Padding, patch_columns
+from .geometry import Conv, patch_columns
 from .layers import ConvBNReLU
 from .pointwise import RawMap
 
@@ -41,7 +41,8 @@ def _is_narrow(device: torch.device, kernel_size: int, channels: int) -> bool:
 def _takes_product(image: Tensor, stem: ConvBNReLU) -> bool:
     """Tell whether the stem's convolution of an image [N, C, H, W] is a product of patches here.
 
-    It gives no gradient to the image, and torch.compile follows torch's convolution only.
+    The convolution is as the stem builds it. The product gives no gradient to the image, and
+    torch.compile follows torch's convolution only.
     """
     conv = stem.conv
     return (
@@ -49,18 +50,7 @@ def _takes_product(image: Tensor, stem: ConvBNReLU) -> bool:
         and image.device.type in DEVICES_WITH_OP | DEVICES_WITH_PATCHES
         and _is_narrow(image.device, conv.kernel_size[0], image.shape[1])
         and not image.requires_grad
-        and _is_as_built(conv, stem.padding)
-    )
-
-
-def _is_as_built(conv: nn.Conv2d, padding: Padding) -> bool:
-    """Tell whether a convolution, which may have been replaced, is what the layer says it is."""
-    size, stride = conv.kernel_size[0], conv.stride[0]
-    pad = padding if isinstance(padding, int) else 0
-    return (
-        (conv.kernel_size, conv.stride) == ((size, size), (stride, stride))
-        and (conv.padding, conv.padding_mode) == ((pad, pad), "zeros")
-        and (conv.dilation, conv.groups, conv.bias) == ((1, 1), 1, None)
+        and (conv.dilation, conv.groups) == ((1, 1), 1)
     )
 
 

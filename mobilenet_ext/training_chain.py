@@ -47,7 +47,7 @@ class _Look:
             for module in modules
             for x in module._parameters.values()
         )
-        self.may_run = _have_no_bias(layers)
+        self.may_run = all(map(nn.is_plain, layers))
         self.prepared: tuple[Sequence[int], Prepared] | None = None
         """What the blocks take for raw stem outputs of a size."""
 
@@ -69,7 +69,7 @@ class TrainingChain:
     def may_run(self) -> bool:
         """Tell whether the kernels compute all that the layers do; before `start_batch`."""
         if torch.compiler.is_compiling():  # which follows Python only
-            return _have_no_bias(self.layers)
+            return all(map(nn.is_plain, self.layers))
         look = self._look
         if look is None or not look.is_current():
             look = _Look(self.layers)
@@ -112,10 +112,6 @@ class TrainingChain:
         if autocast:
             _cast_weights(links)
         return Prepared(make_run(links, norms[-1].training), norms, counters)
-
-
-def _have_no_bias(layers: Sequence[ConvBNReLU]) -> bool:
-    return all(layer.conv.bias is None for layer in layers)
 
 
 def _cast_weights(links: list[Link]) -> None:

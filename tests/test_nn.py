@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from models import images, named_gradients
 from torch import Tensor, nn
 
+from mobilenet_ext import layers
 from mobilenet_ext.nn import DepthwiseConvBNReLU, PointwiseConvBNReLU, SeparableBlock
 
 
@@ -120,6 +121,40 @@ def test_convolution_with_bias() -> None:
     twin.conv = nn.Conv2d(6, 6, 3, groups=6, bias=True)
     twin.load_state_dict(fused.state_dict())
     check(fused, twin.double(), images(3, 6, 9, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({"stride": (2, 1)}, {}),
+        ({"stride": (2, 1), "padding": "same"}, {}),
+        ({"stride": (1, 2), "padding": (0, 1, 0, 1)}, {}),
+        ({"kernel_size": (3, 5)}, {}),
+        ({"kernel_size": (5, 3), "padding": (2, 2, 1, 1), "dilation": (1, 2)}, {}),
+        ({}, {"padding": (2, 1)}),
+        ({}, {"padding": "valid"}),
+        ({"padding": (0, 1, 0, 1)}, {"padding": (1, 1)}),
+        ({}, {"stride": 2}),
+    ],
+    ids=str,
+)
+def test_what_the_kernels_do_not_take(options: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Not the same in both axes, or edited: the children run as they are."""
+    fused = DepthwiseConvBNReLU(6, **options)
+    stock = layers.DepthwiseConvBNReLU(6, **options)
+    stock.load_state_dict(fused.state_dict())
+    for name, value in changes.items():
+        setattr(fused.conv, name, value), setattr(stock.conv, name, value)
+    check(fused, stock.double(), images(3, 6, 9, 10, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}, {"groups": 2}], ids=str)
+def test_another_pointwise_convolution(options: dict[str, Any]) -> None:
+    fused, stock = PointwiseConvBNReLU(6, 10), layers.PointwiseConvBNReLU(6, 10)
+    for layer in (fused, stock):
+        layer.conv = nn.Conv2d(6, 10, 1, bias=False, **options)
+    stock.load_state_dict(fused.state_dict())
+    check(fused, stock.double(), images(3, 6, 9, 10, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

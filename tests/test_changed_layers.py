@@ -1,0 +1,144 @@
+"""Layers that were edited, replaced or patched run as the stock network runs them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from models import images, make_pair
+from torch import nn
+
+from mobilenet_ext import FusedMobileNet, MobileNet
+
+
+def dilate(model: MobileNet) -> None:
+    """As for denser maps."""
+    conv = model.blocks[12].depthwise.conv
+    conv.dilation, conv.padding = (2, 2), (2, 2)
+
+
+def dilate_by_numbers(model: MobileNet) -> None:
+    """They mean the same in both axes."""
+    conv = model.blocks[12].depthwise.conv
+    conv.dilation = conv.padding = 2
+
+
+def pad_twice(model: MobileNet) -> None:
+    """The layer pads as well."""
+    model.blocks[3].depthwise.conv.padding = (1, 2)
+
+
+def set_stride(model: MobileNet) -> None:
+    """A stride that the layer could have been built with."""
+    model.blocks[3].depthwise.conv.stride = (1, 1)
+
+
+def set_strides(model: MobileNet) -> None:
+    model.blocks[3].depthwise.conv.stride = (2, 1)
+
+
+def stride_a_pointwise_layer(model: MobileNet) -> None:
+    model.blocks[2].pointwise.conv.stride = (2, 2)
+
+
+def set_padding_of_the_layer(model: MobileNet) -> None:
+    """It only says what its convolution does."""
+    model.blocks[0].depthwise.padding = 0
+
+
+def replace_by_a_dense_convolution(model: MobileNet) -> None:
+    model.blocks[0].depthwise.conv = convolution(8, 8, 3, padding=1)
+
+
+def replace_by_reflecting_edges(model: MobileNet) -> None:
+    conv = convolution(8, 8, 3, padding=1, groups=8, padding_mode="reflect")
+    model.blocks[0].depthwise.conv = conv
+
+
+def replace_by_groups(model: MobileNet) -> None:
+    model.blocks[4].pointwise.conv = convolution(64, 64, 1, groups=64)
+
+
+def replace_that_of_the_stem(model: MobileNet) -> None:
+    model.stem.conv = convolution(3, 8, 3, stride=1, padding=1)
+
+
+def convolution(*sizes: int, **options: object) -> nn.Conv2d:
+    """The same for every model."""
+    torch.manual_seed(0)
+    return nn.Conv2d(*sizes, bias=False, dtype=torch.float64, **options)
+
+
+EDITS = [
+    dilate,
+    dilate_by_numbers,
+    pad_twice,
+    set_stride,
+    set_strides,
+    stride_a_pointwise_layer,
+    set_padding_of_the_layer,
+    replace_by_a_dense_convolution,
+    replace_by_reflecting_edges,
+    replace_by_groups,
+    replace_that_of_the_stem,
+]
+over_edits = pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
+
+
+def assert_alike(fused: FusedMobileNet, stock: MobileNet) -> None:
+    """Feature maps and logits, in both modes."""
+    x = images(4, 3, 64, 64, dtype=torch.float64)
+    for mode in (True, False):
+        fused.train(mode), stock.train(mode)
+        with torch.set_grad_enabled(mode):
+            for call in (type(stock).forward_features, type(stock).__call__):
+                actual, expected = call(fused, x), call(stock, x)
+                torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+@over_edits
+def test_an_edited_convolution_runs_as_it_is(edit: Callable[[MobileNet], None]) -> None:
+    stock, fused = make_pair(torch.float64)
+    for model in (stock, fused):
+        edit(model)
+    assert_alike(fused, stock)
+
+
+@over_edits
+def test_an_edit_is_noticed(edit: Callable[[MobileNet], None]) -> None:
+    """Between steps of training and, at the latest, by eval()."""
+    stock, fused = make_pair(torch.float64)
+    x = images(4, 3, 64, 64, dtype=torch.float64)
+    for model in (stock, fused):
+        model.train()(x)
+        model.eval()
+        with torch.no_grad():
+            model(x)
+        model.train()(x)
+        edit(model)
+    torch.testing.assert_close(fused(x), stock(x), rtol=1e-6, atol=1e-6)
+    assert_alike(fused, stock)
+
+
+@over_edits
+def test_freeze_folds_as_it_is_or_says_so(edit: Callable[[MobileNet], None]) -> None:
+    stock, fused = make_pair(torch.float64)
+    for model in (stock, fused):
+        edit(model)
+    x = images(2, 3, 64, 64, dtype=torch.float64)
+    if edit is set_stride:
+        frozen = fused.freeze()(x)
+        torch.testing.assert_close(frozen, stock.eval()(x).detach(), rtol=1e-9, atol=1e-9)
+        return
+    with pytest.raises(ValueError, match="freeze: layer must be Conv2d as the layer builds it"):
+        fused.freeze()
+
+
+def test_a_stem_of_groups_cannot_be_folded() -> None:
+    stock, fused = make_pair(torch.float64, in_channels=4)
+    for model in (stock, fused):
+        model.stem.conv = convolution(4, 8, 3, stride=2, groups=2)
+    x = images(2, 4, 64, 64, dtype=torch.float64)
+    with pytest.raises(ValueError, match="freeze: layer must be Conv2d as the layer builds it"):
+        fused.freeze()
+    with torch.no_grad():
+        torch.testing.assert_close(fused.eval()(x), stock.eval()(x), rtol=1e-9, atol=1e-9)
