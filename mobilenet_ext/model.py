@@ -149,7 +149,7 @@ class MobileNet(Described, nn.Module):
             x = block(x)
             if index in FEATURE_BLOCKS:
                 maps.append(x)
-        return maps if self.features_only else maps[-1]
+        return maps if self.features_only else x
 
     def check_input(self, input: Tensor) -> None:
         """Raise ValueError unless the input is [N, in_channels, H, W]."""

@@ -142,3 +142,16 @@ def test_a_stem_of_groups_cannot_be_folded() -> None:
         fused.freeze()
     with torch.no_grad():
         torch.testing.assert_close(fused.eval()(x), stock.eval()(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [1, 12, 14])
+def test_another_number_of_blocks(count: int) -> None:
+    """The last one's map is the last map."""
+    stock, fused = make_pair(torch.float64, num_classes=0)
+    block = type(stock.blocks[0])(256, 256).double()
+    for model in (stock, fused):
+        model.blocks = nn.ModuleList([*model.blocks, block][:count])
+    assert_alike(fused, stock)
+    x = images(2, 3, 64, 64, dtype=torch.float64)
+    expected = nn.Sequential(stock.stem, *stock.blocks)(x)
+    torch.testing.assert_close(stock.forward_features(x), expected, rtol=0, atol=0)
