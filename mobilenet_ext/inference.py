@@ -32,9 +32,10 @@ class FrozenMobileNet(Described, nn.Module):
 
     Owns folded weights, which later changes of the model do not reach, and never records gradients.
     On the CPU in float32 one op runs all layers; other dtypes and devices, dilated networks,
-    feature maps and depth multipliers go layer by layer. It has no parameters and an empty state
-    dict: save the model, or pickle this one whole. `.to()` moves and casts it; autocast does not
-    change what it computes in. Its mode does not matter.
+    feature maps, depth multipliers, strides and paddings above 2 and more than 32 blocks go layer
+    by layer. It has no parameters and an empty state dict: save the model, or pickle this one
+    whole. `.to()` moves and casts it; autocast does not change what it computes in. Its mode does
+    not matter.
 
     With `cuda_graph` the first call with an input of some shape and dtype captures the network in a
     CUDA graph, and later calls replay that: one launch, where small batches spend most of their

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .folding import FoldedConv
 
 _HUGE_PAGE = 2 * 1024 * 1024
+MOST_BLOCKS, MOST_PADDING = 32, 2  # of the op
 
 _op = torch.ops.mobilenet_ext.mobilenet.default
 
@@ -77,7 +78,8 @@ class PackedNetwork:
         return (
             stem.weight.device.type == "cpu"
             and stem.weight.dtype == torch.float32
-            and all(conv.kernel_size == 3 and conv.dilation == 1 for conv in spatial)
+            and len(blocks) <= MOST_BLOCKS
+            and all(map(_is_held, spatial))
             and len({conv.activation for conv in convs}) == 1
         )
 
@@ -95,6 +97,12 @@ class PackedNetwork:
         """Leave what lies around the weights out of pickles and deep copies."""
         weight, *rest = self.arguments
         return {**self.__dict__, "arguments": (weight.clone(), *rest)}
+
+
+def _is_held(conv: FoldedConv) -> bool:
+    """Tell whether the op computes the stem or a depthwise convolution."""
+    known = conv.kernel_size == 3 and conv.stride in (1, 2) and conv.dilation == 1
+    return known and max(padding_columns(conv.padding)) <= MOST_PADDING
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

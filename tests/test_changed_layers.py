@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from models import images, make_pair
+from models import images, make_pair, randomise
 from torch import nn
 
 from mobilenet_ext import FusedMobileNet, MobileNet
@@ -155,3 +155,48 @@ def test_another_number_of_blocks(count: int) -> None:
     x = images(2, 3, 64, 64, dtype=torch.float64)
     expected = nn.Sequential(stock.stem, *stock.blocks)(x)
     torch.testing.assert_close(stock.forward_features(x), expected, rtol=0, atol=0)
+
+
+def stride_by_4(model: MobileNet) -> None:
+    model.stem = type(model.stem)(3, 8, 3, stride=4, padding=1, eps=1e-3)
+
+
+def stride_by_3(model: MobileNet) -> None:
+    model.blocks[1] = type(model.blocks[1])(16, 32, stride=3)
+
+
+def pad_by_3(model: MobileNet) -> None:
+    model.blocks[1] = type(model.blocks[1])(16, 32, padding=3)
+
+
+def pad_one_side_by_3(model: MobileNet) -> None:
+    model.blocks[1] = type(model.blocks[1])(16, 32, padding=(0, 1, 3, 0))
+
+
+def add_twenty_blocks(model: MobileNet) -> None:
+    block = type(model.blocks[0])
+    model.blocks.extend([block(256, 256) for _ in range(20)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [stride_by_4, stride_by_3, pad_by_3, pad_one_side_by_3, add_twenty_blocks],
+    ids=lambda change: change.__name__,
+)
+def test_layers_that_the_op_for_all_does_not_take(change: Callable[[MobileNet], None]) -> None:
+    """They train, so they infer: one after the other."""
+    stock, fused = make_pair()
+    for model in (stock, fused):
+        change(model)
+    randomise(stock)
+    fused.load_state_dict(stock.state_dict())
+    x = images(2, 3, 256, 256)
+    with torch.no_grad():
+        expected = stock.eval().double()(x.double())
+        for model in (fused.eval(), fused.freeze()):
+            error = (model(x) - expected).abs().max() / expected.abs().max()
+            assert error <= 1e-3
+    assert fused._frozen.frozen is not None
+    x = x.double()
+    actual = fused.double().train()(x)
+    torch.testing.assert_close(actual, stock.train()(x), rtol=1e-6, atol=1e-6)
