@@ -41,11 +41,11 @@ class FoldedConv(NamedTuple):
         return conv_geometry(input.shape[2:], *rule)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> FoldedConv:
-        """Apply what nn.Module.to applies; vectors of 16-bit weights stay float32."""
+        """Apply what nn.Module.to applies; vectors of 16-bit weights are float32."""
 
         def vector(x: Tensor) -> Tensor:
             y = fn(x)
-            return y if y.dtype in (torch.float32, torch.float64) else x.to(y.device)
+            return y if y.dtype in (torch.float32, torch.float64) else x.to(y.device, torch.float32)
 
         return self._replace(
             weight=fn(self.weight),

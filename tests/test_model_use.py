@@ -89,6 +89,18 @@ def test_16_bit_networks(dtype: torch.dtype) -> None:
     assert all(g.isfinite().all() and g.dtype == dtype for g in gradients.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_frozen_network_is_cast(dtype: torch.dtype) -> None:
+    """From float64 too: as close to it as the stock network that is cast."""
+    stock, fused = (model.eval() for model in make_pair(torch.float64))
+    x = images(2, 3, 64, 64).to(dtype)
+    exact = stock(x.double())
+    expected, actual = stock.to(dtype)(x), fused.freeze().to(dtype)(x)
+    assert actual.dtype == dtype
+    allowed = 2 * (expected.double() - exact).abs().max() + exact.abs().max() * 2**-8
+    assert (actual.double() - exact).abs().max() <= allowed
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_autocast(training: bool) -> None:
     """Convolutions in bfloat16, parameters, gradients and statistics in float32."""
