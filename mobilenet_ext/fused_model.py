@@ -40,11 +40,12 @@ class FusedMobileNet(MobileNet):
       converted to channels_last once. A BatchNorm in eval mode is frozen.
     - eval() without gradients: a cached FrozenMobileNet, made anew whenever a parameter or buffer
       has changed. It costs the memory of a second set of weights. Writes through `.data` and
-      changed attributes (bn.eps, conv.stride) are not noticed: call eval() again after them, or
-      use freeze().
-    - a hook on a block, the stem or any layer in it, a replaced or edited layer (see nn.py),
-      features_only, or a device without kernels: module by module, so that hooks fire. Each
-      block without hooks inside still runs fused. Hooks on the network itself change nothing.
+      changed attributes (bn.eps, conv.stride, a module's forward, this forward_features) are not
+      noticed: call eval() again after them, or use freeze().
+    - a hook on a block, the stem or any layer in it, or a forward of its own, a replaced or edited
+      layer (see nn.py), features_only, or a device without kernels: module by module, so that
+      hooks fire. Each block without hooks inside still runs fused. Hooks on the network itself
+      change nothing.
     - torch.export and torch.jit.trace: stock ops only, so that the result runs anywhere.
     """
 
@@ -97,9 +98,10 @@ class FusedMobileNet(MobileNet):
         if type(self.stem) is not nn.ConvBNReLU or not all(map(nn.is_intact, self.blocks)):
             return None
         chain: list[layers.ConvBNReLU] = [self.stem]
-        for block in cast("list[nn.SeparableBlock]", self.blocks):
+        blocks = cast("list[nn.SeparableBlock]", list(self.blocks))
+        for block in blocks:
             chain += (block.depthwise, block.pointwise)
-        return TrainingChain(chain) if all(map(nn.is_plain, chain)) else None
+        return TrainingChain(chain, blocks) if all(map(nn.is_plain, chain)) else None
 
     def _frozen_for(self, input: Tensor) -> FrozenMobileNet | None:
         """Return the up-to-date frozen copy where it may stand in for this network."""
@@ -120,7 +122,8 @@ class FusedMobileNet(MobileNet):
     def _new_cache(self) -> FrozenCache | None:
         """Freeze this network, if the copy does what it does."""
         structure = self._current_structure()
-        if structure.has_hooks() or structure.is_training():
+        is_wrapped = structure.has_own_forward() or "forward_features" in vars(self)
+        if is_wrapped or structure.has_hooks() or structure.is_training():
             return None
         return FrozenCache(self, structure)
 

@@ -54,6 +54,8 @@ class Group:
                 return False  # convert_sync_batchnorm, quantisation and others replace modules
             if type(module) not in STOCK or fused_layers.has_hooks(module):
                 return False
+        if fused_layers.has_own_forward(self.parent):
+            return False  # it may call them in another order
         exporting = fused_layers.is_exporting()
         return not exporting and input.dim() == 4 and dispatch.device_has_kernels(input.device)
 
@@ -134,10 +136,10 @@ def fuse(model: Model) -> Model:
 
     Finds chains of nn.Conv2d (depthwise, without bias), nn.BatchNorm2d and nn.ReLU or nn.ReLU6 that
     are children of one module, by tracing each module's forward with torch.fx; a module that cannot
-    be traced stays as it is. MobileNet becomes FusedMobileNet. Modules with hooks, replaced ones,
-    replicas of nn.DataParallel and devices without kernels run as before, and so does everything
-    while torch.export records.
-    The members of a chain belong together: do not call one of them alone; `unfuse` first.
+    be traced stays as it is. MobileNet becomes FusedMobileNet. Modules with hooks or a forward of
+    their own, replaced ones, replicas of nn.DataParallel and devices without kernels run as before,
+    and so does everything while torch.export records. The members of a chain belong together: do
+    not call one of them alone; `unfuse` first.
 
     Args:
         model: changed in place: the same modules, parameters and state dict, other classes.

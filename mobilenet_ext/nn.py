@@ -1,11 +1,11 @@
 """Modules with fused forwards; their children, names and state dicts are those of layers.py.
 
 The children hold the parameters and are not called. Where calling them matters, a module runs the
-stock path through them instead: when one has hooks (pruning uses them), when one is not exactly
-nn.Conv2d and nn.BatchNorm2d or nn.SyncBatchNorm (a parametrised, quantised or folded layer), when
-the convolution has a bias or a depth multiplier or is not as the layer builds it, on devices
-without kernels, and while torch.export or torch.jit.trace record. Hooks registered globally on
-all modules do not count: they see the modules that run.
+stock path through them instead: when one has hooks (pruning uses them) or a forward of its own,
+when one is not exactly nn.Conv2d and nn.BatchNorm2d or nn.SyncBatchNorm (a parametrised, quantised
+or folded layer), when the convolution has a bias or a depth multiplier or is not as the layer
+builds it, on devices without kernels, and while torch.export or torch.jit.trace record. Hooks
+registered globally on all modules do not count: they see the modules that run.
 
 A BatchNorm child in eval mode is frozen: its running statistics normalise, gradients still flow.
 """
@@ -103,13 +103,19 @@ def is_exporting() -> bool:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Tell whether calling the module runs more than its forward."""
+    """Tell whether calling the module runs more than its class's forward, or another."""
     return bool(
-        module._forward_hooks
+        has_own_forward(module)
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
     )
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Tell whether a forward was assigned to the module, as some libraries do to wrap it."""
+    return "forward" in vars(module)
 
 
 def can_fuse(layer: layers.ConvBNReLU, input: Tensor) -> bool:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from . import _C
+from .nn import has_own_forward
 from .training_chain import TrainingChain
 
 
@@ -47,8 +48,12 @@ class Structure:
         return stamp == self._stamp
 
     def has_hooks(self) -> bool:
-        """Tell whether calling any of the modules runs more than its forward."""
+        """Tell whether calling any of the modules runs hooks."""
         return any(self.hooks) if torch.compiler.is_compiling() else _C.any_items(self.hooks)
+
+    def has_own_forward(self) -> bool:
+        """Tell whether a forward was assigned to any of the modules; reads them one by one."""
+        return any(map(has_own_forward, self.modules))
 
     def is_training(self) -> bool:
         """Tell whether a BatchNorm or a dropout is in training mode."""

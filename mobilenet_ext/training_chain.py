@@ -2,7 +2,7 @@
 
 To read the weights, modes and settings of 27 layers takes some 0.3 ms, as long as a block takes at
 32 x 32 pixels. So they are read once, and again when a look in C++ tells that an attribute of a
-layer, convolution or BatchNorm is another object than before.
+block, layer, convolution or BatchNorm is another object than before.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from . import _C, dispatch, nn
 from .batch_norm import BatchNorm
 from .casts import autocast_together
 from .chain import Link, Run, blocks_of_a_size, make_run
-from .layers import ConvBNReLU
+from .layers import ConvBNReLU, SeparableBlock
 
 
 class Prepared(NamedTuple):
@@ -31,12 +32,12 @@ class Prepared(NamedTuple):
 class _Look:
     """What the layers held when they were looked at."""
 
-    def __init__(self, layers: Sequence[ConvBNReLU]) -> None:
-        modules = [module for x in layers for module in (x, x.conv, x.bn)]
+    def __init__(self, layers: Sequence[ConvBNReLU], modules: Sequence[Module]) -> None:
         self._dicts: list[dict[str, Any]] = [
             attributes
             for module in modules
             for attributes in (module.__dict__, module._parameters, module._buffers)
+            if attributes
         ]
         self._stamp = _C.stamp_objects(self._dicts)
         # Kept, so that no other object gets the address of one that was seen.
@@ -47,7 +48,7 @@ class _Look:
             for module in modules
             for x in module._parameters.values()
         )
-        self.may_run = all(map(nn.is_plain, layers))
+        self.may_run = _may_run(layers, modules)
         self.prepared: tuple[Sequence[int], Prepared] | None = None
         """What the blocks take for raw stem outputs of a size."""
 
@@ -61,18 +62,19 @@ class TrainingChain:
     Threads may share it: whatever they read of `_look`, they read once.
     """
 
-    def __init__(self, layers: Sequence[ConvBNReLU]) -> None:
-        """Take the layers; nothing is read yet."""
+    def __init__(self, layers: Sequence[ConvBNReLU], blocks: Sequence[SeparableBlock]) -> None:
+        """Take the layers, and the blocks that they are in; nothing is read yet."""
         self.layers = layers
+        self._modules = [*blocks, *(module for x in layers for module in (x, x.conv, x.bn))]
         self._look: _Look | None = None
 
     def may_run(self) -> bool:
         """Tell whether the kernels compute all that the layers do; before `start_batch`."""
         if torch.compiler.is_compiling():  # which follows Python only
-            return all(map(nn.is_plain, self.layers))
+            return _may_run(self.layers, self._modules)
         look = self._look
         if look is None or not look.is_current():
-            look = _Look(self.layers)
+            look = _Look(self.layers, self._modules)
             self._look = look if look.may_last else None
         return look.may_run
 
@@ -112,6 +114,10 @@ class TrainingChain:
         if autocast:
             _cast_weights(links)
         return Prepared(make_run(links, norms[-1].training), norms, counters)
+
+
+def _may_run(layers: Sequence[ConvBNReLU], modules: Sequence[Module]) -> bool:
+    return all(map(nn.is_plain, layers)) and not any(map(nn.has_own_forward, modules))
 
 
 def _cast_weights(links: list[Link]) -> None:

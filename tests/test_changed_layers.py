@@ -1,11 +1,12 @@
 """Layers that were edited, replaced or patched run as the stock network runs them."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from models import images, make_pair, randomise
-from torch import nn
+from torch import Tensor, nn
 
 from mobilenet_ext import FusedMobileNet, MobileNet
 
@@ -200,3 +201,73 @@ def test_layers_that_the_op_for_all_does_not_take(change: Callable[[MobileNet], 
     x = x.double()
     actual = fused.double().train()(x)
     torch.testing.assert_close(actual, stock.train()(x), rtol=1e-6, atol=1e-6)
+
+
+def assign_forward(model: nn.Module) -> None:
+    """Wrap a module's forward as hooks of other libraries do."""
+    forward = model.forward
+    model.forward = lambda x: forward(x).flip(1)
+
+
+def assert_one_step_alike(fused: FusedMobileNet, stock: MobileNet, before: Tensor) -> None:
+    """The outputs are the stock network's, and no longer those of before."""
+    x = seen(fused)
+    with torch.set_grad_enabled(fused.training):
+        actual = fused(x)
+        torch.testing.assert_close(actual, stock(x), rtol=1e-6, atol=1e-6)
+    assert (actual - before).abs().max() > 1e-2
+
+
+def seen(model: MobileNet) -> Tensor:
+    """The same images every time."""
+    torch.manual_seed(0)
+    return images(4, 3, 64, 64, dtype=next(model.parameters()).dtype)
+
+
+WRAPPED = ["stem", "stem.conv", "blocks.3", "blocks.3.depthwise", "blocks.3.depthwise.conv",
+           "blocks.12.pointwise.bn", "dropout", "classifier"]  # fmt: skip
+over_modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+
+
+@over_modes
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "new"])
+@pytest.mark.parametrize("name", WRAPPED)
+def test_an_assigned_forward_runs(name: str, warm: bool, training: bool) -> None:
+    stock, fused = (model.train(training) for model in make_pair(torch.float64))
+    x = seen(fused)
+    with torch.set_grad_enabled(training):
+        before = copy.deepcopy(stock)(x)
+        if warm:
+            stock(x), fused(x)
+    for model in (stock, fused):
+        assign_forward(model.get_submodule(name))
+        if warm and not training:
+            model.eval()  # as the docs say
+    assert_one_step_alike(fused, stock, before)
+    for model in (stock, fused):
+        del model.get_submodule(name).forward
+    with torch.set_grad_enabled(training):
+        torch.testing.assert_close(fused(x), stock(x), rtol=1e-6, atol=1e-6)
+    assert training or fused._frozen is not None
+
+
+@over_modes
+@pytest.mark.parametrize("name", ["forward", "forward_features"])
+def test_an_assigned_method_of_the_network_runs(name: str, training: bool) -> None:
+    stock, fused = (model.train(training) for model in make_pair(torch.float64))
+    before = copy.deepcopy(stock)(seen(stock))
+    for model in (stock, fused):
+        method = getattr(model, name)
+        setattr(model, name, lambda x, method=method: method(x).flip(1))
+    assert_one_step_alike(fused, stock, before)
+
+
+def test_an_assigned_forward_runs_in_a_compiled_network() -> None:
+    stock, fused = make_pair(torch.float64)
+    x = seen(stock)
+    before = copy.deepcopy(stock)(x)
+    for model in (stock, fused):
+        assign_forward(model.blocks[3].depthwise)
+    actual = torch.compile(fused, backend="eager")(x)
+    torch.testing.assert_close(actual, stock(x), rtol=1e-6, atol=1e-6)
+    assert (actual - before).abs().max() > 1e-2

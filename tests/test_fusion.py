@@ -201,6 +201,23 @@ def test_replicas_of_data_parallel_have_their_own_weights(training: bool) -> Non
     assert not torch.allclose(output, fused(x))
 
 
+@pytest.mark.parametrize("wrap_first", [True, False], ids=["wrapped", "fused"])
+@pytest.mark.parametrize("name", ["1", "3", "3.depthwise", "3.bn2", "3.act2", "8"])
+def test_an_assigned_forward_runs(name: str, wrap_first: bool) -> None:
+    """As other libraries wrap it, before or after; a parent's calls other children."""
+    stock, fused = (model.eval() for model in prepared(network))
+    fused = unfuse(fused) if wrap_first else fused
+    for model in (stock, fused):
+        module: Any = model.get_submodule(name)
+        forward = module.forward
+        module.forward = lambda x, forward=forward: forward(x).flip(1)
+        if name == "3":
+            module.forward = lambda x, block=module: block.project(block.depthwise(block.expand(x)))
+    fused = fuse(fused)
+    x = images(2, 3, 64, 64, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), stock(x), rtol=1e-9, atol=1e-9)
+
+
 def test_exports_stock_ops() -> None:
     stock, fused = (model.eval() for model in prepared(network))
     x = images(2, 3, 64, 64, dtype=torch.float64)

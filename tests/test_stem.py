@@ -179,7 +179,7 @@ def test_a_network_trains_without_torchs_convolution(monkeypatch: pytest.MonkeyP
     stock, fused = make_pair(torch.float64)
     calls: list[bool] = []
     monkeypatch.setattr(ImageConv, "convolve", lambda *_: calls.append(True))
-    monkeypatch.setattr(fused.stem.conv, "forward", lambda *_: calls.append(True))
+    monkeypatch.setattr(stem, "_by_torch", lambda *_: calls.append(True))
     check_gradient(fused, stock, images(4, 3, 32, 32, dtype=torch.float64), 1e-9)
     assert not calls
 
