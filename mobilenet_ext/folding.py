@@ -55,6 +55,14 @@ class FoldedConv(NamedTuple):
         )
 
 
+def _describe(conv: nn.Module) -> str:
+    """Say what a convolution does; repr() fails on some that were edited."""
+    names = ("kernel_size", "stride", "padding", "padding_mode", "dilation", "groups")
+    parts = [f"{name}={getattr(conv, name)}" for name in names if hasattr(conv, name)]
+    parts.append(f"bias={getattr(conv, 'bias', None) is not None}")
+    return f"{type(conv).__name__}({', '.join(parts)})"
+
+
 def fold(layer: layers.ConvBNReLU) -> FoldedConv:
     """Fold a layer's BatchNorm into a copy of its convolution.
 
@@ -64,7 +72,7 @@ def fold(layer: layers.ConvBNReLU) -> FoldedConv:
     conv, bn = layer.conv, layer.bn
     plain = layers.is_as_built(layer) and type(bn) in (nn.BatchNorm2d, nn.SyncBatchNorm)
     plain = plain and (conv.groups == 1 or isinstance(layer, layers.DepthwiseConvBNReLU))
-    got = f"{type(conv).__name__} and {type(bn).__name__}"
+    got = f"{_describe(conv)} and {type(bn).__name__}"
     require(plain, "freeze: layer", "Conv2d as the layer builds it and BatchNorm2d", got)
     mean, var = bn.running_mean, bn.running_var
     if mean is None or var is None:

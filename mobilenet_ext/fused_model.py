@@ -122,8 +122,9 @@ class FusedMobileNet(MobileNet):
     def _new_cache(self) -> FrozenCache | None:
         """Freeze this network, if the copy does what it does."""
         structure = self._current_structure()
-        is_wrapped = structure.has_own_forward() or "forward_features" in vars(self)
-        if is_wrapped or structure.has_hooks() or structure.is_training():
+        if structure.has_hooks() or structure.is_training():
+            return None
+        if structure.has_own_forward() or "forward_features" in vars(self):
             return None
         return FrozenCache(self, structure)
 

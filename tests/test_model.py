@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import numpy as np
 import oracle_mobilenet
 import pytest
 import torch
@@ -199,6 +200,8 @@ def test_forward_features_and_reset_classifier() -> None:
     fused.reset_classifier(3)
     assert fused(x).shape == (2, 3)
     assert fused.config["num_classes"] == 3
+    fused.reset_classifier(np.int64(4))  # type: ignore[arg-type]
+    assert type(fused.config["num_classes"]) is int
     fused.reset_classifier(0)
     torch.testing.assert_close(fused(x), fused.forward_features(x).mean((2, 3)))
 

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -91,7 +92,9 @@ def test_a_run_that_is_overwritten_does_not_come_back(tmp_path: pathlib.Path) ->
     assert [epoch.train_loss for epoch in resumed] == [epoch.train_loss for epoch in whole]
 
 
-def test_what_cannot_start_overwrites_nothing(tmp_path: pathlib.Path) -> None:
+def test_what_cannot_start_overwrites_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights that a run starts from stay until it has its own, even those in its folder."""
     recipe = dataclasses.replace(RECIPE, epochs=1)
     run = dataclasses.replace(RUN, output=tmp_path, overwrite=True)
@@ -101,12 +104,23 @@ def test_what_cannot_start_overwrites_nothing(tmp_path: pathlib.Path) -> None:
     other = dataclasses.replace(recipe, init_from=str(weights), alpha=0.5)
     with pytest.raises(TrainingError, match="give --alpha"):
         train(other, source(2 * 16), run, ALONE)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="--tensorboard"):
+        train(recipe, source(2 * 16), dataclasses.replace(run, tensorboard=True), ALONE)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     start = dataclasses.replace(recipe, init_from=str(weights))
     with pytest.raises(Interrupted):
         train(start, FragileSource(source(2 * 16), 1), run, ALONE)
     assert weights.read_bytes() == before[weights.name]
     assert not (tmp_path / checkpoint.NAME).exists()
+
+
+def test_what_a_killed_process_was_writing_goes(tmp_path: pathlib.Path) -> None:
+    run = dataclasses.replace(RUN, output=tmp_path, resume=True)
+    (tmp_path / f"{checkpoint.NAME}.123.part").write_bytes(b"half")
+    (tmp_path / "mine.part").write_bytes(b"kept")
+    train(dataclasses.replace(RECIPE, epochs=1), source(2 * 16), run, ALONE)
+    assert [path.name for path in tmp_path.glob("*.part")] == ["mine.part"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -242,6 +242,7 @@ def test_a_path_that_exists_goes_before_the_name(
     preprocessing = Preprocessing(resolution=32)
     save_pretrained(FusedMobileNet(10, 0.5), nothing_embedded, preprocessing=preprocessing)
     monkeypatch.chdir(tmp_path)
+    pathlib.Path("cifar10").mkdir()  # of images, say
     assert load_pretrained("cifar10").config["num_classes"] == 10
     save_pretrained(FusedMobileNet(7, 0.25), "cifar10/model.safetensors")
     for path in ("cifar10", pathlib.Path("cifar10")):

@@ -42,6 +42,25 @@ class Epoch:
         return ", ".join([*parts, f"{self.seconds:.1f} s"])
 
 
+def summary_writer(wanted: bool | None) -> Any:
+    """Return TensorBoard's writer; None if it is not wanted, or nobody said so and it is missing.
+
+    Raises:
+        ImportError: It is wanted and not installed.
+    """
+    if wanted is False:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        if wanted:
+            raise ImportError(
+                "--tensorboard needs it installed: pip install 'mobilenet_ext[train]'"
+            ) from error
+        return None
+    return SummaryWriter
+
+
 class Log:
     """Writes to a run's folder; one that is not `active` writes and prints nothing.
 
@@ -57,21 +76,9 @@ class Log:
     ) -> None:
         self.epochs = list(done)
         self._folder, self._active = folder, active
-        self._writer = self._tensorboard(tensorboard) if active else None
+        writer = summary_writer(tensorboard) if active else None
+        self._writer = writer and writer(folder / "tensorboard", purge_step=len(done) + 1)
         self._plotted = time.monotonic()
-
-    def _tensorboard(self, wanted: bool | None) -> Any:
-        if wanted is False:
-            return None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            if wanted:
-                raise ImportError(
-                    "--tensorboard needs it installed: pip install 'mobilenet_ext[train]'"
-                ) from error
-            return None
-        return SummaryWriter(self._folder / "tensorboard", purge_step=len(self.epochs) + 1)
 
     def add(self, epoch: Epoch) -> None:
         """Enter an epoch everywhere."""

@@ -24,7 +24,7 @@ from .build import prepare
 from .distributed import World
 from .errors import Stopped, TrainingError
 from .learner import Learner
-from .log import Epoch, Log, Progress
+from .log import Epoch, Log, Progress, summary_writer
 from .recipe import Recipe
 from .signals import StopSignals
 
@@ -70,7 +70,9 @@ def train(recipe: Recipe, source: Source, run: RunOptions, world: World) -> list
     trainer = Trainer(recipe, source, run, world, updates)
     if saved:
         trainer.restore(saved)
-    if world.is_first:  # only now that nothing is wrong with what was asked for
+    if world.is_first:
+        summary_writer(run.tensorboard)
+        # Only now that nothing is wrong with what was asked for.
         open_folder(recipe, run, fresh=saved is None)
     return trainer.fit()
 
@@ -115,12 +117,13 @@ def open_folder(recipe: Recipe, run: RunOptions, *, fresh: bool) -> None:
     run.output.mkdir(parents=True, exist_ok=True)
     if fresh:
         shutil.rmtree(run.output / "tensorboard", ignore_errors=True)
-    if fresh and run.overwrite:
-        start = pathlib.Path(recipe.init_from or "").resolve()  # --resume may need it again
-        for name in (checkpoint.NAME, WEIGHTS, "log.csv", "curves.png"):
-            path = run.output / name
-            if path.resolve() != start:
-                path.unlink(missing_ok=True)
+    start = pathlib.Path(recipe.init_from or "").resolve()  # --resume may need it again
+    for name in (checkpoint.NAME, WEIGHTS, "log.csv", "curves.png"):
+        for unfinished in run.output.glob(f"{name}.*.part"):  # by a process that was killed
+            unfinished.unlink()
+        path = run.output / name
+        if fresh and run.overwrite and path.resolve() != start:
+            path.unlink(missing_ok=True)
     (run.output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
 
 

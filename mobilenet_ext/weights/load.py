@@ -61,7 +61,8 @@ def load_pretrained(
         path: a file, or a folder with `model.safetensors` or `pytorch_model.bin` and `config.json`;
             or the name of published weights, such as "keras/mobilenet_1_0_224" (known_weights()
             lists them), which are downloaded into a cache once; or "cifar10", which comes with
-            this package. A file or folder that exists goes before a name.
+            this package. A path that exists goes before a name; before "cifar10" only one with
+            weights.
         drop_background: turn 1,001 classes into 1,000, without class 0 (TF-slim, Hugging Face).
         offline: take published weights from the cache only.
         **overrides: arguments of FusedMobileNet that replace the file's. `num_classes` other than
@@ -88,10 +89,10 @@ def load_pretrained(
 def locate(path: str | os.PathLike[str], *, offline: bool) -> pathlib.Path:
     """Return the place of weights that are given by path or by name; what exists is a path."""
     place = pathlib.Path(path)
+    if str(path) == EMBEDDED and not _has_weights(place):  # a folder of images, perhaps
+        return embedded_path()
     if place.exists():
         return place
-    if str(path) == EMBEDDED:
-        return embedded_path()
     if find_published(str(path)) is None:
         return place
     return download(str(path), offline=offline)
@@ -114,6 +115,13 @@ def open_checkpoint(path: pathlib.Path) -> Iterator[Checkpoint]:
     openers = {SAFETENSORS: open_safetensors, TORCH: open_torch}
     with openers[kind](path) as container:
         yield _read(container)
+
+
+def _has_weights(place: pathlib.Path) -> bool:
+    try:
+        return place.is_file() or (place.is_dir() and find_weights(place).is_file())
+    except WeightsError:
+        return False
 
 
 def find_weights(folder: pathlib.Path) -> pathlib.Path:

@@ -69,7 +69,8 @@ bool select_kernels(const char* name);
 // as with the instruction set, the last bits of sums.
 int64_t l2_cache_bytes();
 
-// The size of the last cache before memory: what ops leave there, the next one finds.
+// The size of the last cache before memory: what an op leaves there, the next one finds. Maps that
+// it does not hold are stored in another order, and so their sums have other last bits, too.
 int64_t last_cache_bytes();
 
 }  // namespace mobilenet_ext::cpu

@@ -1,6 +1,6 @@
 // Asks the CPU once which instruction sets it has and how large its caches are, and keeps the
 // choice of kernel table. MOBILENET_EXT_ISA, MOBILENET_EXT_L2_KB and MOBILENET_EXT_L3_KB in the
-// environment override it when the library is loaded.
+// environment, read at first use, override it.
 #if defined(__linux__)
 #include <unistd.h>
 #endif
