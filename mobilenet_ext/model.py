@@ -11,12 +11,11 @@ Source: Howard et al. 2017, arXiv:1704.04861; keras.applications.MobileNet; TF-s
 from __future__ import annotations
 
 from math import isfinite, sqrt
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
-from .checks import require
+from .checks import is_int, require
 from .geometry import Padding
 from .layers import ConvBNReLU, SeparableBlock
 from .preprocessing import Described
@@ -170,9 +169,8 @@ class MobileNet(Described, nn.Module):
         """
         name = f"{type(self).__name__}.reset_classifier"
         require(not self.features_only, f"{name}: features_only", "False", self.features_only)
-        given: object = num_classes
-        if isinstance(given, Integral) and not isinstance(given, int):  # numpy's
-            num_classes = int(given)
+        if is_int(num_classes) and not isinstance(num_classes, bool):
+            num_classes = int(num_classes)  # numpy's, too
         valid = _is_count(num_classes, 0)
         require(valid, f"{name}: num_classes", "an int, at least 0", num_classes)
         self.config["num_classes"] = num_classes

@@ -91,9 +91,7 @@ def locate(path: str | os.PathLike[str], *, offline: bool) -> pathlib.Path:
     place = pathlib.Path(path)
     if str(path) == EMBEDDED and not _has_weights(place):  # a folder of images, perhaps
         return embedded_path()
-    if place.exists():
-        return place
-    if find_published(str(path)) is None:
+    if place.exists() or find_published(str(path)) is None:
         return place
     return download(str(path), offline=offline)
 

@@ -106,9 +106,9 @@ struct ForwardItem {
   }
 
   template <typename Epilogue>
-  void convolve_to(Row<A> to, Destination destination, const Epilogue& sums) const {
+  void convolve_to(Row<A> to, Destination kind, const Epilogue& sums) const {
     scratch.row.output = to;
-    scratch.row.destination = destination;
+    scratch.row.destination = kind;
     if (in_place) return convolve_map_row<1>(s, scratch.row, inner, sums);
     if (s.stride == 1) return convolve_staged_row<1>(scratch.row, sums);
     return convolve_staged_row<2>(scratch.row, sums);
